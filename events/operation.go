@@ -1,0 +1,145 @@
+package events
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+)
+
+// OperationSchema names the version of the document. Within a version fields are
+// only ever added.
+const OperationSchema = "obwarden.operation.v1"
+
+// Operation is an operation as it stands after its nth event: the body of every
+// event. Absent is absent: no nulls, no zero times. Times are UTC.
+type Operation struct {
+	Schema      string `json:"schema"`
+	OperationID string `json:"operation_id"`
+	N           int    `json:"n"` // counts the operation's events from 1
+	Kind        Kind   `json:"kind"`
+	State       State  `json:"state"`
+	ClusterID   int64  `json:"cluster_id"` // 0: unknown, in a refusal
+	ServerID    int64  `json:"server_id"`
+
+	IdempotencyKey  string  `json:"idempotency_key"`
+	Attempt         int     `json:"attempt"` // calls to OCP that may have arrived
+	Agent           string  `json:"agent"`   // who wrote this event
+	Source          string  `json:"source,omitempty"`
+	Request         Request `json:"request"`
+	RequestSequence uint64  `json:"request_sequence"` // of the message in OB_REQUESTS that owns the operation
+	Duplicates      int     `json:"duplicates,omitempty"`
+	Traceparent     string  `json:"traceparent,omitempty"`
+
+	RequestedAt time.Time `json:"requested_at"`
+	UpdatedAt   time.Time `json:"updated_at"`
+	SubmittedAt time.Time `json:"submitted_at,omitzero"` // of the latest attempt
+	EndedAt     time.Time `json:"ended_at,omitzero"`
+
+	Reason   *Reason  `json:"reason,omitempty"` // why it waits, was rejected or failed
+	Error    *Error   `json:"error,omitempty"`  // what failed, in full
+	Warnings []string `json:"warnings,omitempty"`
+	Changes  []Change `json:"changes,omitempty"` // what this event changed in the task
+	Task     *Task    `json:"task,omitempty"`
+}
+
+// Reason says why an operation waits or how it ended.
+type Reason struct {
+	Code    string    `json:"code"`
+	Message string    `json:"message"`
+	Until   time.Time `json:"until,omitzero"` // the next look, while it waits
+}
+
+// Error is a failure in full. TraceID is what OCP's support asks for.
+type Error struct {
+	Code       string `json:"code"`
+	Message    string `json:"message"`
+	OCPCode    int    `json:"ocp_code,omitempty"`
+	HTTPStatus int    `json:"http_status,omitempty"`
+	TraceID    string `json:"trace_id,omitempty"`
+	SubtaskID  int64  `json:"subtask_id,omitempty"`
+	Subtask    string `json:"subtask,omitempty"`
+	Log        string `json:"log,omitempty"` // the end of the failed subtask's log in OCP
+}
+
+// Change is one subtask's step from one status to another. Subtask 0 is the task
+// itself. From is empty where the subtask was not there before.
+type Change struct {
+	SubtaskID int64  `json:"subtask_id"`
+	Name      string `json:"name"`
+	From      string `json:"from"`
+	To        string `json:"to"`
+}
+
+// Task is OCP's task as last seen.
+type Task struct {
+	ID         int64     `json:"id"`
+	Name       string    `json:"name"`
+	Status     string    `json:"status"`
+	Operation  string    `json:"operation,omitempty"`
+	StartedAt  time.Time `json:"started_at,omitzero"`
+	FinishedAt time.Time `json:"finished_at,omitzero"`
+	MovedAt    time.Time `json:"moved_at"`            // when a change was last seen
+	StalledAt  time.Time `json:"stalled_at,omitzero"` // when it was reported as stalled; gone once it moves
+	Progress   float64   `json:"progress"`            // finished subtasks / subtasks, 0 to 1
+	Subtasks   []Subtask `json:"subtasks,omitzero"`   // in topological order
+}
+
+// Timing says whose clock measured a subtask.
+type Timing string
+
+// Where the times of a subtask come from.
+const (
+	TimingOCP      Timing = "ocp"      // OCP's own timestamps
+	TimingObserved Timing = "observed" // when the agent saw it change; up to a poll interval late
+)
+
+// Subtask is one node of the task's DAG.
+type Subtask struct {
+	ID              int64     `json:"id"`
+	Name            string    `json:"name"`
+	Status          string    `json:"status"`
+	Operation       string    `json:"operation,omitempty"`
+	Upstreams       []int64   `json:"upstreams,omitzero"`
+	Runs            int       `json:"runs,omitempty"` // executions, where OCP tells
+	StartedAt       time.Time `json:"started_at,omitzero"`
+	FinishedAt      time.Time `json:"finished_at,omitzero"`
+	DurationSeconds float64   `json:"duration_seconds,omitempty"`
+	Timing          Timing    `json:"timing,omitempty"`
+}
+
+// Event is an operation after one change, with the last token of its subject.
+type Event struct {
+	Operation
+	Token State
+}
+
+// EventID identifies this event among all: operation and number.
+func (o Operation) EventID() string { return fmt.Sprintf("%s.%d", o.OperationID, o.N) }
+
+// Message is the event as it is published.
+func (e Event) Message() (*nats.Msg, error) {
+	body, err := json.Marshal(e.Operation)
+	if err != nil {
+		return nil, fmt.Errorf("encode event %s: %w", e.EventID(), err)
+	}
+	msg := nats.NewMsg(EventSubject(e.Kind, e.OperationID, e.ClusterID, e.ServerID, e.Token))
+	msg.Header = cloudEventHeader(e.Operation, e.Token)
+	msg.Header.Set(nats.MsgIdHdr, e.EventID())
+	msg.Data = body
+	return msg, nil
+}
+
+// DecodeEvent reads an event back. It is tolerant of fields that a newer version added.
+func DecodeEvent(subject string, body []byte) (Event, error) {
+	var e Event
+	if err := json.Unmarshal(body, &e.Operation); err != nil {
+		return Event{}, fmt.Errorf("decode event on %s: %w", subject, err)
+	}
+	if e.Schema != OperationSchema {
+		return Event{}, fmt.Errorf("decode event on %s: schema %q, this program knows %s", subject, e.Schema, OperationSchema)
+	}
+	e.Token = EventToken(subject)
+	return e, nil
+}

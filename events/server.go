@@ -1,0 +1,111 @@
+package events
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/gofrs/flock"
+	"github.com/nats-io/nats-server/v2/server"
+)
+
+// ErrLocked means that another process uses the data directory.
+var ErrLocked = errors.New("in use by another process")
+
+// serverReady is how long the embedded server may take until it accepts
+// connections. Recovering a large journal is what takes time.
+const serverReady = time.Minute
+
+// Server is a NATS server with JetStream in this process.
+type Server struct {
+	nats *server.Server
+	lock *flock.Flock
+}
+
+// StartServer starts a NATS server that listens on listen (host:port; port 0: any
+// free one) and keeps JetStream's files below dataDir. Every message is flushed
+// to disk before it is acknowledged. Errors wrap ErrLocked, or name the address
+// or directory at fault. The caller must Close it.
+func StartServer(listen, dataDir string, log *slog.Logger) (*Server, error) {
+	host, portText, err := net.SplitHostPort(listen)
+	if err != nil {
+		return nil, fmt.Errorf("NATS listen address %q: %w", listen, err)
+	}
+	port, err := strconv.Atoi(portText)
+	if err != nil || port < 0 || port > 65535 {
+		return nil, fmt.Errorf("NATS listen address %q: port must be 0 to 65535", listen)
+	}
+	if err := os.MkdirAll(dataDir, 0o750); err != nil {
+		return nil, fmt.Errorf("data directory: %w", err)
+	}
+	lock := flock.New(filepath.Join(dataDir, "lock"))
+	held, err := lock.TryLock()
+	if err != nil {
+		return nil, fmt.Errorf("lock data directory %s: %w", dataDir, err)
+	}
+	if !held {
+		return nil, fmt.Errorf("data directory %s: %w; stop that one, or choose another OBWARDEN_DATA_DIR", dataDir, ErrLocked)
+	}
+	if err := probePort(host, port); err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	if port == 0 {
+		port = server.RANDOM_PORT
+	}
+	ns, err := server.NewServer(&server.Options{
+		ServerName: "obwarden",
+		Host:       host,
+		Port:       port,
+		JetStream:  true,
+		StoreDir:   filepath.Join(dataDir, "nats"),
+		SyncAlways: true,
+		NoSigs:     true,
+	})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("embedded NATS server: %w", err), lock.Close())
+	}
+	ns.SetLoggerV2(serverLog{log.With("component", "nats-server")}, false, false, false)
+	s := &Server{nats: ns, lock: lock}
+	ns.Start()
+	// Without JetStream the server never listens: there is nothing to wait for.
+	if !ns.JetStreamEnabled() || !ns.ReadyForConnections(serverReady) {
+		return nil, errors.Join(fmt.Errorf("embedded NATS server on %s with data in %s did not start: the log says why", listen, dataDir), s.Close())
+	}
+	return s, nil
+}
+
+// probePort finds out before the server starts whether the port is free: the
+// server itself only logs that it is not.
+func probePort(host string, port int) error {
+	l, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(port)))
+	if err != nil {
+		return fmt.Errorf("NATS listen address: %w; free it, choose another OBWARDEN_NATS_LISTEN, or set OBWARDEN_NATS_URL to use the server that runs there", err)
+	}
+	return l.Close()
+}
+
+// URL is where clients connect.
+func (s *Server) URL() string { return s.nats.ClientURL() }
+
+// Close stops the server, waits until its files are closed and unlocks the data directory.
+func (s *Server) Close() error {
+	s.nats.Shutdown()
+	s.nats.WaitForShutdown()
+	return s.lock.Close()
+}
+
+// serverLog passes on what the server warns of. Its notices are for people who
+// run NATS for its own sake: debug, here.
+type serverLog struct{ log *slog.Logger }
+
+func (l serverLog) Noticef(format string, v ...any) { l.log.Debug(fmt.Sprintf(format, v...)) }
+func (l serverLog) Warnf(format string, v ...any)   { l.log.Warn(fmt.Sprintf(format, v...)) }
+func (l serverLog) Fatalf(format string, v ...any)  { l.log.Error(fmt.Sprintf(format, v...)) }
+func (l serverLog) Errorf(format string, v ...any)  { l.log.Error(fmt.Sprintf(format, v...)) }
+func (l serverLog) Debugf(string, ...any)           {}
+func (l serverLog) Tracef(string, ...any)           {}

@@ -1,0 +1,173 @@
+package events
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Names of what the agents share in JetStream.
+const (
+	RequestStream   = "OB_REQUESTS"   // work queue: exactly the open operations
+	OperationStream = "OB_OPERATIONS" // the journal
+	ClusterBucket   = "OB_CLUSTERS"   // key-value: who holds the slots of a cluster
+	Consumer        = "obwarden"      // durable, shared by all agents
+)
+
+// Limits of the request stream. When full it refuses new messages: the publisher
+// gets an error, nobody's request is dropped.
+const maxOpenRequests = 1_000_000
+
+// StreamOptions are the parts of the streams that the person who runs the agent decides.
+type StreamOptions struct {
+	Replicas  int
+	Retention time.Duration // how long events are kept, and keys remembered
+	AckWait   time.Duration // after which a dead agent's requests go to another
+}
+
+// Streams is what an agent uses of JetStream.
+type Streams struct {
+	Requests   jetstream.Consumer
+	Operations jetstream.Stream
+	Clusters   jetstream.KeyValue
+}
+
+// OpenStreams makes what is missing and opens it. What is there with other
+// settings is never changed: the error names each difference, because somebody
+// chose it, and because a journal that is silently another than the one expected
+// is no journal.
+func OpenStreams(ctx context.Context, js jetstream.JetStream, o StreamOptions) (Streams, error) {
+	requests, err := openStream(ctx, js, requestStream(o))
+	if err != nil {
+		return Streams{}, err
+	}
+	operations, err := openStream(ctx, js, operationStream(o))
+	if err != nil {
+		return Streams{}, err
+	}
+	consumer, err := requests.CreateOrUpdateConsumer(ctx, jetstream.ConsumerConfig{
+		Durable:       Consumer,
+		Description:   "shared by all obwarden agents: one unacknowledged message is one open operation",
+		AckPolicy:     jetstream.AckExplicitPolicy,
+		AckWait:       o.AckWait,
+		MaxDeliver:    -1,
+		MaxAckPending: -1,
+	})
+	if err != nil {
+		return Streams{}, fmt.Errorf("open consumer %s of stream %s: %w", Consumer, RequestStream, err)
+	}
+	clusters, err := js.KeyValue(ctx, ClusterBucket)
+	if errors.Is(err, jetstream.ErrBucketNotFound) {
+		clusters, err = js.CreateKeyValue(ctx, jetstream.KeyValueConfig{
+			Bucket:      ClusterBucket,
+			Description: "obwarden: one key a cluster, the operations that hold its slots",
+			Replicas:    o.Replicas,
+		})
+		if errors.Is(err, jetstream.ErrBucketExists) { // another agent was first
+			clusters, err = js.KeyValue(ctx, ClusterBucket)
+		}
+	}
+	if err != nil {
+		return Streams{}, fmt.Errorf("open key-value bucket %s: %w", ClusterBucket, err)
+	}
+	return Streams{Requests: consumer, Operations: operations, Clusters: clusters}, nil
+}
+
+func requestStream(o StreamOptions) jetstream.StreamConfig {
+	return jetstream.StreamConfig{
+		Name:        RequestStream,
+		Description: "obwarden: requests, each kept until its operation has ended",
+		Subjects:    []string{RequestSubjects, TargetRequestSubjects},
+		Retention:   jetstream.WorkQueuePolicy,
+		Discard:     jetstream.DiscardNew,
+		Storage:     jetstream.FileStorage,
+		MaxMsgs:     maxOpenRequests,
+		Replicas:    o.Replicas,
+		// The journal recognises duplicates, and says so. JetStream's own window would
+		// swallow a second use of a Nats-Msg-Id without a word, whatever it asks for: so
+		// the shortest that the server allows.
+		Duplicates: 100 * time.Millisecond,
+	}
+}
+
+func operationStream(o StreamOptions) jetstream.StreamConfig {
+	return jetstream.StreamConfig{
+		Name:               OperationStream,
+		Description:        "obwarden: the journal of all operations, which is the event stream",
+		Subjects:           []string{EventSubjects},
+		Retention:          jetstream.LimitsPolicy,
+		Discard:            jetstream.DiscardOld,
+		Storage:            jetstream.FileStorage,
+		MaxAge:             o.Retention,
+		Replicas:           o.Replicas,
+		Duplicates:         min(2*time.Minute, o.Retention),
+		AllowAtomicPublish: true,
+		AllowDirect:        false, // a replica that lags would show an agent a past state
+		DenyDelete:         true,
+	}
+}
+
+func openStream(ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig) (jetstream.Stream, error) {
+	stream, err := js.Stream(ctx, want.Name)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		stream, err = js.CreateStream(ctx, want)
+		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // another agent was first
+			stream, err = js.Stream(ctx, want.Name)
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open stream %s: %w", want.Name, err)
+	}
+	if diff := streamDifferences(want, stream.CachedInfo().Config); len(diff) > 0 {
+		return nil, fmt.Errorf("stream %s is not as this agent would make it: %s; set OBWARDEN_* to what the stream has, or change it with `nats stream edit %s`",
+			want.Name, strings.Join(diff, ", "), want.Name)
+	}
+	return stream, nil
+}
+
+// streamDifferences compares what the guarantees rest on. Limits on size and
+// placement are the operator's own.
+func streamDifferences(want, got jetstream.StreamConfig) []string {
+	var diff []string
+	differ := func(name string, want, got any) {
+		if fmt.Sprint(want) != fmt.Sprint(got) {
+			diff = append(diff, fmt.Sprintf("%s is %v instead of %v", name, got, want))
+		}
+	}
+	sorted := func(s []string) []string { return slices.Sorted(slices.Values(s)) }
+	differ("subjects", sorted(want.Subjects), sorted(got.Subjects))
+	differ("retention", want.Retention, got.Retention)
+	differ("storage", want.Storage, got.Storage)
+	differ("replicas", want.Replicas, got.Replicas)
+	differ("max age", want.MaxAge, got.MaxAge)
+	if want.Retention == jetstream.WorkQueuePolicy {
+		differ("discard policy", want.Discard, got.Discard)
+	}
+	return diff
+}
+
+// Publish sends a request and returns its sequence in the request stream once
+// JetStream has it on disk. ErrNobody means that no stream takes it.
+func (r Request) Publish(ctx context.Context, js jetstream.JetStream, kind Kind, source string) (uint64, error) {
+	msg, err := r.Message(kind, source)
+	if err != nil {
+		return 0, err
+	}
+	ack, err := js.PublishMsg(ctx, msg)
+	if errors.Is(err, jetstream.ErrNoStreamResponse) || errors.Is(err, nats.ErrNoResponders) {
+		return 0, fmt.Errorf("publish on %s: %w", msg.Subject, ErrNobody)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("publish on %s: %w", msg.Subject, err)
+	}
+	return ack.Sequence, nil
+}
+
+// ErrNobody means that no stream takes requests.
+var ErrNobody = errors.New("no stream takes it: is an agent running on this NATS server (obwarden run)?")
