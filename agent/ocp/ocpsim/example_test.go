@@ -1,0 +1,42 @@
+package ocpsim_test
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"time"
+
+	"obwarden/agent/ocp/ocpsim"
+)
+
+// A stop whose answer gets lost: the client sees a broken connection, and yet the server stops.
+func Example() {
+	lost, err := ocpsim.ParseFault("server_stop:lose_after,count=1")
+	if err != nil {
+		panic(err)
+	}
+	sim, err := ocpsim.New(ocpsim.Config{Faults: []ocpsim.Fault{lost}})
+	if err != nil {
+		panic(err)
+	}
+	defer sim.Close()
+	ocp := httptest.NewServer(sim.Handler())
+	defer ocp.Close()
+
+	req, err := http.NewRequest("POST", ocp.URL+"/api/v2/ob/clusters/1/servers/2/stop", nil)
+	if err != nil {
+		panic(err)
+	}
+	req.SetBasicAuth("admin", "admin")
+	_, err = http.DefaultClient.Do(req)
+	fmt.Println("answered:", err == nil)
+
+	sim.Advance(2 * time.Minute)
+	task := sim.Tasks()[0]
+	fmt.Println(task.Name, task.Servers, task.Status)
+	fmt.Println("posts:", sim.Posts(ocpsim.ServerStop))
+	// Output:
+	// answered: false
+	// Stop OB server [2] SUCCESSFUL
+	// posts: 1
+}
