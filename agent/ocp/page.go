@@ -1,0 +1,110 @@
+package ocp
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"maps"
+	"net/url"
+	"strconv"
+)
+
+var errNoList = errors.New("the answer has no list")
+
+const (
+	pageSize = 100 // documented limit: 2000
+	maxPages = 1000
+)
+
+// listed is an entry of a list; its key tells it from all others.
+type listed interface{ key() any }
+
+// page is the data of a list: entries with or without word of further pages.
+type page struct {
+	entries []json.RawMessage
+	pages   int // 0: unknown
+	total   int // 0: unknown
+}
+
+func (p *page) UnmarshalJSON(data []byte) error {
+	if bytes.HasPrefix(data, []byte("[")) {
+		return json.Unmarshal(data, &p.entries)
+	}
+	if !isObject(data) {
+		return errNoList
+	}
+	var wire struct {
+		Contents []json.RawMessage `json:"contents"`
+		Page     struct {
+			TotalElements integer `json:"totalElements"`
+			TotalPages    integer `json:"totalPages"`
+			TotalPage     integer `json:"totalPage"` // documented in some places
+		} `json:"page"`
+	}
+	if err := decode(data, &wire); err != nil {
+		return err
+	}
+	p.entries = wire.Contents
+	p.pages = firstKnown(wire.Page.TotalPages, wire.Page.TotalPage).count()
+	p.total = wire.Page.TotalElements.count()
+	return nil
+}
+
+// list collects the entries of all pages, each key once: a list that grows while it
+// is read shows entries again. Entries that decode cannot read are left out.
+//
+// It stops where the answer says so, at a page that brings nothing new, at a page
+// after which past says that no more is wanted, and after 1000 pages. Only lists that
+// are documented to have pages are asked for more than one when the answer is silent.
+func list[T listed](ctx context.Context, c *Client, call call, paged bool, decode func([]byte) (T, error), past func([]T) bool) ([]T, error) {
+	var entries []T
+	seen := map[any]bool{}
+	read := 0
+	for number := 1; number <= maxPages; number++ {
+		if paged || number > 1 {
+			call.setPage(number)
+		}
+		envelope, err := c.read(ctx, call)
+		if err != nil {
+			return nil, err
+		}
+		var p page
+		if envelope.Data != nil && json.Unmarshal(envelope.Data, &p) != nil {
+			return nil, call.unexpected(envelope, errNoList)
+		}
+		first := len(entries)
+		for _, raw := range p.entries {
+			if entry, err := decode(raw); err == nil && !seen[entry.key()] {
+				seen[entry.key()] = true
+				entries = append(entries, entry)
+			}
+		}
+		read += len(p.entries)
+		fresh := entries[first:]
+		if len(fresh) == 0 || p.last(number, read, paged) || past != nil && past(fresh) {
+			break
+		}
+	}
+	return entries, nil
+}
+
+// setPage asks for one page; they are counted from 1 (documented).
+func (c *call) setPage(number int) {
+	query := url.Values{}
+	maps.Copy(query, c.query)
+	query.Set("page", strconv.Itoa(number))
+	query.Set("size", strconv.Itoa(pageSize))
+	c.query = query
+}
+
+// last reports whether no page follows, as far as the page says.
+func (p page) last(number, read int, paged bool) bool {
+	switch {
+	case p.pages > 0 && number >= p.pages, p.total > 0 && read >= p.total:
+		return true
+	case p.pages > 0 || p.total > 0:
+		return false
+	}
+	return !paged
+}

@@ -1,0 +1,254 @@
+package ocp
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+)
+
+var errNoID = errors.New("the entry has no id or name")
+
+// Cluster is an OceanBase cluster.
+type Cluster struct {
+	ID          int64 // OCP's id, the one that calls take
+	OBClusterID int64 // the cluster's own id
+	Name        string
+	Status      string
+	Type        string // PRIMARY or STANDBY
+	Version     string
+}
+
+// Zone is a zone of a cluster.
+type Zone struct {
+	Name        string
+	Status      string // OCP's view
+	InnerStatus string // the database's own view
+	Region      string
+	IDC         string
+	ClusterID   int64
+	ServerCount int
+	Servers     []Server
+}
+
+// Server is an OceanBase server.
+type Server struct {
+	ID                  int64
+	ClusterID           int64
+	HostID              int64
+	IP                  string
+	Port, SQLPort       int
+	Zone                string
+	Status              string // OCP's view
+	InnerStatus         string // the database's own view
+	Version             string
+	WithRootServer      bool
+	AvailableOperations []string // newer versions only
+}
+
+func (c Cluster) key() any { return c.ID }
+func (z Zone) key() any    { return z.Name }
+func (s Server) key() any  { return s.ID }
+
+type wireCluster struct {
+	ID          integer `json:"id"`
+	OBClusterID integer `json:"obClusterId"`
+	Name        text    `json:"name"`
+	Status      word    `json:"status"`
+	Type        text    `json:"type"`
+	OBVersion   text    `json:"obVersion"`
+}
+
+type wireZone struct {
+	Name        text         `json:"name"`
+	Status      word         `json:"status"`
+	InnerStatus word         `json:"innerStatus"`
+	RegionName  text         `json:"regionName"`
+	IDCName     text         `json:"idcName"`
+	ClusterID   integer      `json:"clusterId"`
+	ServerCount *integer     `json:"serverCount"`
+	Servers     []wireServer `json:"servers"`
+}
+
+type wireServer struct {
+	ID                  integer `json:"id"`
+	ClusterID           integer `json:"clusterId"`
+	HostID              integer `json:"hostId"`
+	IP                  text    `json:"ip"`
+	Port                integer `json:"port"`
+	SQLPort             integer `json:"sqlPort"`
+	ZoneName            text    `json:"zoneName"`
+	Status              word    `json:"status"`
+	InnerStatus         word    `json:"innerStatus"`
+	Version             text    `json:"version"`
+	WithRootserver      flag    `json:"withRootserver"`
+	AvailableOperations []text  `json:"availableOperations"`
+}
+
+func decodeCluster(data []byte) (Cluster, error) {
+	var wire wireCluster
+	if err := decode(data, &wire); err != nil {
+		return Cluster{}, err
+	}
+	if wire.ID < 1 {
+		return Cluster{}, errNoID
+	}
+	return Cluster{
+		ID:          int64(wire.ID),
+		OBClusterID: int64(wire.OBClusterID),
+		Name:        string(wire.Name),
+		Status:      string(wire.Status),
+		Type:        string(wire.Type),
+		Version:     string(wire.OBVersion),
+	}, nil
+}
+
+// decodeZone leaves ServerCount at -1 where the answer has none.
+func decodeZone(data []byte) (Zone, error) {
+	var wire wireZone
+	if err := decode(data, &wire); err != nil {
+		return Zone{}, err
+	}
+	if wire.Name == "" {
+		return Zone{}, errNoID
+	}
+	zone := Zone{
+		Name:        string(wire.Name),
+		Status:      string(wire.Status),
+		InnerStatus: string(wire.InnerStatus),
+		Region:      string(wire.RegionName),
+		IDC:         string(wire.IDCName),
+		ClusterID:   int64(wire.ClusterID),
+		ServerCount: -1,
+	}
+	if wire.ServerCount != nil {
+		zone.ServerCount = max(0, wire.ServerCount.count())
+	}
+	for _, s := range wire.Servers {
+		if s.ID > 0 {
+			zone.Servers = append(zone.Servers, s.server())
+		}
+	}
+	return zone, nil
+}
+
+func decodeServer(data []byte) (Server, error) {
+	var wire wireServer
+	if err := decode(data, &wire); err != nil {
+		return Server{}, err
+	}
+	if wire.ID < 1 {
+		return Server{}, errNoID
+	}
+	return wire.server(), nil
+}
+
+func (w wireServer) server() Server {
+	server := Server{
+		ID:             int64(w.ID),
+		ClusterID:      int64(w.ClusterID),
+		HostID:         int64(w.HostID),
+		IP:             string(w.IP),
+		Port:           w.Port.count(),
+		SQLPort:        w.SQLPort.count(),
+		Zone:           string(w.ZoneName),
+		Status:         string(w.Status),
+		InnerStatus:    string(w.InnerStatus),
+		Version:        string(w.Version),
+		WithRootServer: bool(w.WithRootserver),
+	}
+	for _, operation := range w.AvailableOperations {
+		server.AvailableOperations = append(server.AvailableOperations, string(operation))
+	}
+	return server
+}
+
+// Clusters returns all clusters.
+func (c *Client) Clusters(ctx context.Context) ([]Cluster, error) {
+	return list(ctx, c, clustersCall(), true, decodeCluster, nil)
+}
+
+// Cluster returns one cluster. OCP documents no call for that, so it is looked for in
+// the list; where it is not there, the error is Refused with status 404.
+func (c *Client) Cluster(ctx context.Context, id int64) (Cluster, error) {
+	clusters, err := c.Clusters(ctx)
+	if err != nil {
+		return Cluster{}, err
+	}
+	for _, cluster := range clusters {
+		if cluster.ID == id {
+			return cluster, nil
+		}
+	}
+	failure := clustersCall().failure(Refused, nil)
+	failure.Status = http.StatusNotFound
+	failure.Message = fmt.Sprintf("cluster %d is not in the list", id)
+	return Cluster{}, failure
+}
+
+func clustersCall() call { return get("clusters_list", "/api/v2/ob/clusters") }
+
+// Zones returns the zones of a cluster with their servers. That is one call, and a
+// second one where a zone comes without its servers.
+func (c *Client) Zones(ctx context.Context, clusterID int64) ([]Zone, error) {
+	call := get("zones_list", "/api/v2/ob/clusters/%d/zones", clusterID)
+	zones, err := list(ctx, c, call, false, decodeZone, nil)
+	if err != nil {
+		return nil, err
+	}
+	if slices.ContainsFunc(zones, Zone.incomplete) {
+		servers, err := c.Servers(ctx, clusterID)
+		if err != nil {
+			return nil, err
+		}
+		for i := range zones {
+			if zones[i].incomplete() {
+				zones[i].Servers = serversOf(zones[i].Name, servers)
+			}
+		}
+	}
+	for i := range zones {
+		zones[i].settle(clusterID)
+	}
+	return zones, nil
+}
+
+// incomplete reports whether the zone has servers that its answer does not show.
+func (z Zone) incomplete() bool {
+	return len(z.Servers) < z.ServerCount || z.ServerCount < 0 && len(z.Servers) == 0
+}
+
+func serversOf(zone string, servers []Server) []Server {
+	var found []Server
+	for _, s := range servers {
+		if s.Zone == zone {
+			found = append(found, s)
+		}
+	}
+	return found
+}
+
+// settle fills in what the zone and its servers leave to the call they are answer to.
+func (z *Zone) settle(clusterID int64) {
+	z.ClusterID = cmp.Or(z.ClusterID, clusterID)
+	if z.ServerCount < 0 {
+		z.ServerCount = len(z.Servers)
+	}
+	for i := range z.Servers {
+		s := &z.Servers[i]
+		s.ClusterID = cmp.Or(s.ClusterID, z.ClusterID)
+		s.Zone = cmp.Or(s.Zone, z.Name)
+	}
+}
+
+// Servers returns the servers of a cluster.
+func (c *Client) Servers(ctx context.Context, clusterID int64) ([]Server, error) {
+	call := get("servers_list", "/api/v2/ob/clusters/%d/servers", clusterID)
+	servers, err := list(ctx, c, call, false, decodeServer, nil)
+	for i := range servers {
+		servers[i].ClusterID = cmp.Or(servers[i].ClusterID, clusterID)
+	}
+	return servers, err
+}
