@@ -1,0 +1,47 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+
+	"obwarden/agent/ocp"
+)
+
+// look is one look at the task that h follows. Where the task has failed, it brings
+// the end of the log that says why.
+func (a *Agent) look(ctx context.Context, h *held) Looked {
+	id := h.entry.Operation.Task.ID
+	task, err := a.OCP.Task(ctx, id)
+	if err == nil && task.ID != id {
+		err = fmt.Errorf("asked OCP for task %d, it answered with task %d", id, task.ID)
+	}
+	if err != nil {
+		h.failures++
+		if ctx.Err() == nil {
+			a.logOf(h).Warn("look at OCP's task failed", "task", id, "in_a_row", h.failures, "error", err)
+		}
+		return Looked{Err: err, Failures: h.failures}
+	}
+	h.failures = 0
+	in := Looked{Task: task}
+	if task.Status == ocp.StatusFailed {
+		in.Log = a.failureLog(ctx, h, task)
+	}
+	return in
+}
+
+// failureLog is the log of the first failed subtask; empty where OCP does not
+// give it: the failure is news enough without.
+func (a *Agent) failureLog(ctx context.Context, h *held, task ocp.Task) string {
+	for _, s := range task.Subtasks {
+		if s.Status != ocp.StatusFailed {
+			continue
+		}
+		log, err := a.OCP.SubtaskLog(ctx, task.ID, s.ID)
+		if err != nil {
+			a.logOf(h).Warn("no log of the failed subtask", "task", task.ID, "subtask", s.ID, "error", err)
+		}
+		return log
+	}
+	return ""
+}

@@ -1,0 +1,217 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"obwarden/events"
+)
+
+const (
+	// prefetch is the number of requests that the client holds ready. They are not
+	// kept alive until they are taken out, so it is far less than an agent takes in
+	// within the ack wait.
+	prefetch = 256
+	// intakeRetry is the pause after an error of the consumer, so that a NATS server
+	// that is away is not asked in a busy loop.
+	intakeRetry = time.Second
+)
+
+// errStreamsGone ends an agent: what it works with was taken away under it.
+var errStreamsGone = fmt.Errorf("stream %s or its consumer %s was deleted; nothing is made anew behind your back: restart the agent to make them", events.RequestStream, events.Consumer)
+
+// delivery is a request on its way to its operation.
+type delivery struct {
+	msg      jetstream.Msg
+	received Received
+	fallback string // key by which the request is refused where its own belongs to another
+}
+
+// intake takes requests until ctx ends.
+func (a *Agent) intake(ctx, work context.Context) error {
+	messages, err := a.Streams.Requests.Messages(jetstream.PullMaxMessages(prefetch))
+	if err != nil {
+		return fmt.Errorf("take requests from stream %s: %w", events.RequestStream, err)
+	}
+	// Draining brings out what the client holds ready, so that it is handed back too.
+	stop := context.AfterFunc(ctx, messages.Drain)
+	defer stop()
+	defer messages.Stop()
+	for {
+		msg, err := messages.Next()
+		switch {
+		case errors.Is(err, jetstream.ErrMsgIteratorClosed):
+			return nil
+		case errors.Is(err, jetstream.ErrConsumerDeleted) || errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound):
+			return errStreamsGone
+		case err != nil:
+			a.Log.Warn("no requests from NATS, trying again", "stream", events.RequestStream, "error", err)
+			select {
+			case <-ctx.Done():
+			case <-time.After(intakeRetry):
+			}
+			continue
+		}
+		d, err := receive(msg)
+		if err != nil {
+			a.Log.Error("message without JetStream's metadata", "subject", msg.Subject(), "error", err)
+			continue
+		}
+		a.deliver(work, events.OperationID(d.received.Request.IdempotencyKey), d)
+	}
+}
+
+// receive decodes a message. One that cannot be decoded, or breaks a limit, is
+// received too: with its refusal.
+func receive(msg jetstream.Msg) (delivery, error) {
+	meta, err := msg.Metadata()
+	if err != nil {
+		return delivery{}, err
+	}
+	// The sequence alone is no key: it starts again at 1 where the stream is made anew.
+	fallback := fmt.Sprintf("%s/%d@%s", events.RequestStream, meta.Sequence.Stream, meta.Timestamp.UTC().Format(time.RFC3339Nano))
+	d := delivery{msg: msg, fallback: fallback}
+	d.received = Received{Sequence: meta.Sequence.Stream, At: meta.Timestamp.UTC()}
+	d.received.Received, err = events.DecodeRequest(msg.Subject(), msg.Headers(), msg.Data(), fallback)
+	if err != nil {
+		d.received.Refusal = &events.Reason{Code: CodeInvalidRequest, Message: oneLine(err)}
+	}
+	return d, nil
+}
+
+// relation is what a request is to the operation of its key.
+type relation int
+
+const (
+	first     relation = iota // there is no operation yet
+	owner                     // the request of the operation itself, delivered again
+	duplicate                 // the same again
+	stranger                  // the key belongs to another request
+)
+
+// relate is pure. A request is an operation's own if it is the same message, not
+// only the same words: sequence and time of arrival together.
+func relate(op events.Operation, r Received) relation {
+	switch {
+	case op.N == 0:
+		return first
+	case op.RequestSequence == r.Sequence && op.RequestedAt.Equal(r.At):
+		return owner
+	case r.Refusal == nil && op.Kind == r.Kind && op.Request.Same(r.Request):
+		return duplicate
+	}
+	return stranger
+}
+
+// admit takes the requests that came for h's key, and returns those that an error
+// kept it from.
+func (a *Agent) admit(ctx context.Context, h *held, inbox []delivery) ([]delivery, error) {
+	for {
+		err := a.admitOnce(ctx, h, &inbox)
+		if !errors.Is(err, ErrConflict) {
+			return inbox, err
+		}
+		// Somebody else wrote the operation: if this agent held it, it does not any
+		// more. What came is looked at again in the light of what is there now.
+		if h.owner != nil {
+			a.logOf(h).Warn("another agent holds the operation; letting it go", "error", err)
+		}
+		a.release(h)
+	}
+}
+
+// admitOnce takes what it has dealt with out of the inbox.
+func (a *Agent) admitOnce(ctx context.Context, h *held, inbox *[]delivery) error {
+	if !h.loaded {
+		entry, err := a.journal.Last(ctx, h.id)
+		if err != nil {
+			return err
+		}
+		h.entry, h.loaded = entry, true
+	}
+	var duplicates []delivery
+	for len(*inbox) > 0 {
+		d := (*inbox)[0]
+		switch relate(h.entry.Operation, d.received) {
+		case first:
+			a.own(h, d.msg)
+			if err := a.step(ctx, h, d.received); err != nil {
+				return err
+			}
+			a.countRequest(d.received, resultOf(d.received))
+		case owner:
+			resumed := h.owner == nil
+			a.own(h, d.msg)
+			if resumed {
+				h.since = time.Now()
+				a.countSubtasks(h.entry.Operation, +1)
+				if err := a.step(ctx, h, Resumed{}); err != nil {
+					return err
+				}
+				a.logOf(h).Info("operation taken up", "n", h.entry.Operation.N, "state", h.entry.Operation.State, "do", h.do)
+			}
+		case duplicate:
+			duplicates = append(duplicates, d)
+		case stranger:
+			a.refuse(ctx, h, d)
+		}
+		*inbox = (*inbox)[1:]
+	}
+	if len(duplicates) == 0 {
+		return nil
+	}
+	*inbox = duplicates
+	if err := a.step(ctx, h, Duplicated{Count: len(duplicates)}); err != nil {
+		return err
+	}
+	*inbox = nil
+	for _, d := range duplicates {
+		a.countRequest(d.received, "duplicate")
+		if err := d.msg.Ack(); err != nil {
+			a.logOf(h).Warn("duplicate not acknowledged; it will come again", "error", err)
+		}
+	}
+	return nil
+}
+
+// own makes msg the request that is acknowledged when h ends.
+func (a *Agent) own(h *held, msg jetstream.Msg) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	h.owner = msg
+}
+
+// refuse gives a request whose key belongs to another an operation of its own, in
+// which it is rejected: the other's events stay as they are.
+func (a *Agent) refuse(ctx context.Context, h *held, d delivery) {
+	if d.received.Refusal == nil {
+		d.received.Refusal = &events.Reason{Code: CodeKeyReused, Message: fmt.Sprintf(
+			"idempotency key %q was used for another request, operation %s: %s of server %d of cluster %d; a new request needs a new key",
+			d.received.Request.IdempotencyKey, h.id, h.entry.Operation.Kind, h.entry.Operation.ServerID, h.entry.Operation.ClusterID)}
+	}
+	d.received.OperationKey = d.fallback
+	a.deliver(ctx, events.OperationID(d.fallback), d)
+}
+
+func resultOf(r Received) string {
+	if r.Refusal != nil {
+		return "rejected"
+	}
+	return "accepted"
+}
+
+func oneLine(err error) string {
+	text := []rune{}
+	for _, r := range err.Error() {
+		if r == '\n' {
+			text = append(text, ';', ' ')
+		} else {
+			text = append(text, r)
+		}
+	}
+	return string(text)
+}

@@ -1,0 +1,167 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"testing"
+	"time"
+
+	"obwarden/agent/ocp/ocpsim"
+	"obwarden/events"
+)
+
+func newJournal(t *testing.T) (*rig, Journal, func() int) {
+	t.Helper()
+	r := newRig(t, ocpsim.Config{})
+	streams, err := events.OpenStreams(t.Context(), r.js, events.StreamOptions{Replicas: 1, Retention: time.Hour, AckWait: r.ackWait})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var mu sync.Mutex
+	conflicts := 0
+	j := Journal{
+		js: r.js, stream: streams.Operations, log: slog.New(slog.DiscardHandler),
+		appended: func(time.Duration) {},
+		conflict: func() { mu.Lock(); defer mu.Unlock(); conflicts++ },
+	}
+	return r, j, func() int { mu.Lock(); defer mu.Unlock(); return conflicts }
+}
+
+// next makes the next n events of an operation, each by the agent named.
+func next(after Entry, agent string, n int) []events.Event {
+	op := after.Operation
+	op.OperationID, op.Kind, op.ClusterID, op.ServerID = events.OperationID("k"), events.Stop, 1, 2
+	var appended []events.Event
+	for range n {
+		appended = append(appended, Machine{Agent: agent}.event(&op, events.Waiting, time.Now())...)
+	}
+	return appended
+}
+
+func TestOfTwoAgentsOnlyOneCanAppend(t *testing.T) {
+	t.Parallel()
+	for _, size := range []int{1, 3, batchFrom, 3 * batchFrom} {
+		t.Run(fmt.Sprint(size, " events"), func(t *testing.T) {
+			t.Parallel()
+			_, j, conflicts := newJournal(t)
+			start, err := j.Append(t.Context(), Entry{}, next(Entry{}, "a", 1))
+			if err != nil {
+				t.Fatal(err)
+			}
+			after, err := j.Append(t.Context(), start, next(start, "a", size))
+			if err != nil || after.Operation.N != 1+size {
+				t.Fatalf("first agent: n %d, %v", after.Operation.N, err)
+			}
+			// The same event numbers, and so the same message ids, by an agent that is late.
+			if _, err := j.Append(t.Context(), start, next(start, "b", size)); !errors.Is(err, ErrConflict) {
+				t.Errorf("second agent: %v, want ErrConflict", err)
+			}
+			if got := conflicts(); got != 1 {
+				t.Errorf("%d conflicts counted, want 1", got)
+			}
+			last, err := j.Last(t.Context(), events.OperationID("k"))
+			if err != nil || last.Operation.Agent != "a" || last.Operation.N != 1+size || last.Sequence != after.Sequence {
+				t.Errorf("last is n %d by %s at %d (%v), want %d by a at %d", last.Operation.N, last.Operation.Agent, last.Sequence, err, 1+size, after.Sequence)
+			}
+		})
+	}
+}
+
+// The answer to an append may be lost although it was stored: trying again must
+// find it, not fail on it and not store it twice.
+func TestAnAppendThatWasStoredBeforeIsFound(t *testing.T) {
+	t.Parallel()
+	r, j, conflicts := newJournal(t)
+	for _, size := range []int{1, batchFrom} {
+		start, err := j.Last(t.Context(), events.OperationID("k"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		appended := next(start, "a", size)
+		first, err := j.Append(t.Context(), start, appended)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := j.Append(t.Context(), start, appended)
+		if err != nil || again.Sequence != first.Sequence {
+			t.Errorf("again: sequence %d, %v; want %d", again.Sequence, err, first.Sequence)
+		}
+	}
+	if got := conflicts(); got != 0 {
+		t.Errorf("%d conflicts, want none", got)
+	}
+	stream, err := r.js.Stream(t.Context(), events.OperationStream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := stream.CachedInfo().State.Msgs; got != 1+batchFrom {
+		t.Errorf("%d events in the journal, want %d", got, 1+batchFrom)
+	}
+}
+
+func TestAnAppendEndsWithItsContextWhileTheStreamIsGone(t *testing.T) {
+	t.Parallel()
+	r, j, _ := newJournal(t)
+	if err := r.js.DeleteStream(t.Context(), events.OperationStream); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	if _, err := j.Append(ctx, Entry{}, next(Entry{}, "a", 1)); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v, want the deadline", err)
+	}
+}
+
+func TestSlotsAreTakenOnceAndGivenBack(t *testing.T) {
+	t.Parallel()
+	r, _, _ := newJournal(t)
+	bucket, err := r.js.KeyValue(t.Context(), events.ClusterBucket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := slots{bucket: bucket, ended: func(_ context.Context, id string) bool { return id == "ghost" }}
+	take := func(id string) Verdict {
+		d, err := s.take(t.Context(), 1, Slot{OperationID: id}, true, func(record ClusterRecord) Decision {
+			for _, slot := range record.Active {
+				if slot.OperationID != id {
+					return Decision{Verdict: Wait}
+				}
+			}
+			return Decision{Verdict: Allow}
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		return d.Verdict
+	}
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	allowed := 0
+	for i := range 8 {
+		wg.Go(func() {
+			if take(fmt.Sprint(i)) == Allow {
+				mu.Lock()
+				defer mu.Unlock()
+				allowed++
+			}
+		})
+	}
+	wg.Wait()
+	if allowed != 1 {
+		t.Fatalf("%d got the only slot", allowed)
+	}
+	for i := range 8 {
+		if err := s.give(t.Context(), 1, fmt.Sprint(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if v := take("ghost"); v != Allow {
+		t.Fatalf("a free slot: %s", v)
+	}
+	if v := take("next"); v != Allow {
+		t.Errorf("the slot of an operation that has ended blocks: %s", v)
+	}
+}

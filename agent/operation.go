@@ -1,0 +1,557 @@
+package agent
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"obwarden/agent/ocp"
+	"obwarden/events"
+)
+
+// Codes of reasons and errors, a part of the public interface. The guard's own
+// stand in guard.go.
+const (
+	CodeInvalidRequest = "INVALID_REQUEST"        // cannot be decoded or breaks a limit
+	CodeKeyReused      = "IDEMPOTENCY_KEY_REUSED" // same key, other content
+	CodeExpired        = "EXPIRED"                // not submitted by expires_at
+	CodeDryRun         = "DRY_RUN"                // decided and reported, nothing sent
+	CodeOCPUnreachable = "OCP_UNREACHABLE"        // OCP does not answer; waits
+	CodeOCPRefused     = "OCP_REFUSED"            // a definite no of OCP
+	CodeUnanswered     = "OCP_UNANSWERED"         // every call went unanswered, none arrived
+	CodeSubtaskFailed  = "SUBTASK_FAILED"         // OCP's task failed
+	CodeRolledBack     = "ROLLED_BACK"            // OCP's task was undone
+	CodeTaskCancelled  = "TASK_CANCELLED"         // OCP's task was cancelled there
+	CodeOutcomeUnknown = "OUTCOME_UNKNOWN"        // a person must look at OCP
+	CodeAlreadyDone    = "ALREADY_DONE"           // the server is in the wanted state, no task is to be seen
+)
+
+// What the machine holds to. Durations that a person may want to change are
+// fields of Machine.
+const (
+	maxAttempts         = 5               // calls that may have arrived, before a person is asked
+	refusalsUntilFailed = 5               // looks in a row that OCP refuses before it is believed
+	maxEventsALook      = 32              // more changes than that in one look share one event
+	retryAfter          = 5 * time.Second // until OCP is tried again after it did not answer
+	reconcileAfter      = time.Second     // until OCP is asked what became of an unanswered call
+	unsettledSettles    = 10              // settle times that a server may be in between with no task to be seen
+	maxWarnings         = 16              // kept in the document, the latest
+	logExcerptBytes     = 4 << 10         // of a failed subtask's log in the document
+)
+
+// Action is what is to be done next for an operation, after everything that was
+// to be appended is in the journal.
+type Action string
+
+// The actions. Each leads to one input of the next step.
+const (
+	Decide    Action = "decide"    // ask the guard → Decided
+	Submit    Action = "submit"    // call OCP once → Answered
+	Reconcile Action = "reconcile" // find out what became of a call → Reconciled
+	Look      Action = "look"      // at OCP's task → Looked
+	Finish    Action = "finish"    // give the slot back, acknowledge the request
+)
+
+// Effects is what a step asks for: first append, and only when that is durable
+// do, not before At.
+type Effects struct {
+	Append []events.Event
+	Do     Action    // empty: what was planned before stays planned
+	At     time.Time // zero: now
+}
+
+// Input is what happened to an operation: one of the types below.
+type Input interface{ input() }
+
+type (
+	// Received is the first message of a key, or one that must be refused.
+	Received struct {
+		events.Received
+		Sequence     uint64         // in the request stream
+		At           time.Time      // when the stream took it
+		Refusal      *events.Reason // set: it must be refused
+		OperationKey string         // names the operation where the request's own key must not
+	}
+	// Resumed is a message whose operation is in the journal already: its agent
+	// died, shut down or was too slow to keep it alive.
+	Resumed struct{}
+	// Duplicated is the same request again, Count times.
+	Duplicated struct{ Count int }
+	// Decided is the guard's word.
+	Decided struct{ Decision }
+	// Answered is what the call to OCP brought; Err is classified by ocp.ClassOf.
+	Answered struct {
+		Task ocp.Task
+		Err  error
+	}
+	// Reconciled is what OCP shows after a call whose outcome nobody knows.
+	Reconciled struct {
+		Finding
+		Since time.Time // from when the settle time counts
+		Cause error     // why the outcome is unknown; nil: the agent died
+	}
+	// Looked is one look at OCP's task.
+	Looked struct {
+		Task     ocp.Task
+		Log      string // of the failed subtask, where there is one
+		Err      error
+		Failures int // looks in a row that failed, this one included
+	}
+)
+
+func (Received) input()   {}
+func (Resumed) input()    {}
+func (Duplicated) input() {}
+func (Decided) input()    {}
+func (Answered) input()   {}
+func (Reconciled) input() {}
+func (Looked) input()     {}
+
+// Machine is the life of an operation as one pure function. It does no I/O and
+// has no clock: what Step returns depends on its arguments alone.
+//
+// Two rules make it safe. Every call to OCP has an event of its own in the
+// journal that was there before the call; and Submit follows from nothing but
+// the step that appended this event. An agent that finds the event in the
+// journal and does not know what came of it reconciles.
+type Machine struct {
+	Agent      string        // who writes, in every event
+	Settle     time.Duration // how long after an unanswered call it may still take effect
+	StallAfter time.Duration
+	PollMin    time.Duration // spacing of looks while a task moves
+	PollMax    time.Duration // spacing of looks at a task that does not
+}
+
+// Step says what follows from in for an operation that stands at op. An input
+// that does not belong to op's state changes nothing and leads back to the
+// action that does.
+func (m Machine) Step(op events.Operation, in Input, now time.Time) Effects {
+	switch in := in.(type) {
+	case Received:
+		if op.N == 0 {
+			return m.received(in, now)
+		}
+	case Duplicated:
+		if op.N > 0 {
+			op.Duplicates += in.Count
+			return Effects{Append: m.event(&op, events.Duplicate, now)}
+		}
+	case Decided:
+		switch op.State {
+		case events.Accepted, events.Waiting, events.Submitting:
+			return m.decided(op, in, now)
+		}
+	case Answered:
+		if op.State == events.Submitting {
+			return m.answered(op, in, now)
+		}
+	case Reconciled:
+		if op.State == events.Submitting {
+			return m.reconciled(op, in, now)
+		}
+	case Looked:
+		if op.State == events.Running {
+			return m.looked(op, in, now)
+		}
+	}
+	return Effects{Do: ActionFor(op.State)}
+}
+
+// ActionFor is what an agent does that finds an operation in state s.
+func ActionFor(s events.State) Action {
+	switch s {
+	case events.Accepted, events.Waiting:
+		return Decide
+	case events.Submitting:
+		return Reconcile // never Submit: the call may have been made
+	case events.Running:
+		return Look
+	}
+	return Finish
+}
+
+// event moves op on to its next event.
+func (m Machine) event(op *events.Operation, token events.State, now time.Time, changes ...events.Change) []events.Event {
+	op.Schema = events.OperationSchema
+	op.N++
+	op.Agent = m.Agent
+	op.UpdatedAt = now.UTC()
+	op.Changes = changes
+	switch token {
+	case events.Progress, events.Stalled, events.Duplicate:
+	default:
+		op.State = token
+		if token.Final() {
+			op.EndedAt = op.UpdatedAt
+		}
+	}
+	return []events.Event{{Operation: *op, Token: token}}
+}
+
+func (m Machine) received(in Received, now time.Time) Effects {
+	op := events.Operation{
+		OperationID:     events.OperationID(either(in.OperationKey, in.Request.IdempotencyKey)),
+		Kind:            in.Kind,
+		ClusterID:       in.Request.ClusterID,
+		ServerID:        in.Request.ServerID,
+		IdempotencyKey:  in.Request.IdempotencyKey,
+		Source:          in.Source,
+		Request:         in.Request,
+		RequestSequence: in.Sequence,
+		Traceparent:     in.Traceparent,
+		RequestedAt:     in.At.UTC(),
+	}
+	if in.Refusal != nil {
+		op.Reason = in.Refusal
+		return Effects{Append: m.event(&op, events.Rejected, now), Do: Finish}
+	}
+	return Effects{Append: m.event(&op, events.Accepted, now), Do: Decide}
+}
+
+func (m Machine) decided(op events.Operation, in Decided, now time.Time) Effects {
+	expires := op.Request.ExpiresAt
+	switch {
+	case in.Verdict == Fail:
+		return m.failed(op, *in.Error, now)
+	case in.Verdict == Reject:
+		op.Reason = &in.Reason
+		return Effects{Append: m.event(&op, events.Rejected, now), Do: Finish}
+	case op.Request.DryRun:
+		message := fmt.Sprintf("would %s server %d of cluster %d now", op.Kind, op.ServerID, op.ClusterID)
+		if in.Verdict == Wait {
+			message = fmt.Sprintf("would wait: %s: %s", in.Reason.Code, in.Reason.Message)
+		}
+		op.Reason = &events.Reason{Code: CodeDryRun, Message: message}
+		return Effects{Append: m.event(&op, events.Succeeded, now), Do: Finish}
+	case op.Request.Expired(now):
+		op.Reason = &events.Reason{Code: CodeExpired, Message: fmt.Sprintf("not submitted by %s", expires.Format(time.RFC3339))}
+		if in.Verdict == Wait {
+			op.Reason.Message += fmt.Sprintf("; it waited: %s: %s", in.Reason.Code, in.Reason.Message)
+		}
+		return Effects{Append: m.event(&op, events.Expired, now), Do: Finish}
+	case in.Verdict == Wait:
+		return m.wait(op, in.Reason, now)
+	}
+	op.Attempt++
+	op.SubmittedAt = now.UTC()
+	op.Reason = nil
+	return Effects{Append: m.event(&op, events.Submitting, now), Do: Submit}
+}
+
+// wait appends only what is new: an operation that waits for the same as before
+// says so once.
+func (m Machine) wait(op events.Operation, reason events.Reason, now time.Time) Effects {
+	at := reason.Until
+	if expires := op.Request.ExpiresAt; !expires.IsZero() && expires.Before(at) {
+		at = expires
+	}
+	if op.State == events.Waiting && op.Reason != nil && op.Reason.Code == reason.Code &&
+		(op.Reason.Message == reason.Message || reason.Code == CodeOCPUnreachable) {
+		return Effects{Do: Decide, At: at}
+	}
+	op.Reason = &reason
+	return Effects{Append: m.event(&op, events.Waiting, now), Do: Decide, At: at}
+}
+
+func (m Machine) answered(op events.Operation, in Answered, now time.Time) Effects {
+	if in.Err == nil {
+		return m.running(op, in.Task, now)
+	}
+	switch ocp.ClassOf(in.Err) {
+	case ocp.Refused:
+		return m.failed(op, describe(CodeOCPRefused, in.Err), now)
+	case ocp.NotSent:
+		op.Attempt-- // it never was
+		return m.wait(op, events.Reason{
+			Code: CodeOCPUnreachable, Message: in.Err.Error(), Until: now.Add(retryAfter),
+		}, now)
+	}
+	return Effects{Do: Reconcile, At: now.Add(reconcileAfter)}
+}
+
+func (m Machine) reconciled(op events.Operation, in Reconciled, now time.Time) Effects {
+	unsettled := now.Sub(in.Since) < m.Settle
+	switch in.Outcome {
+	case Found:
+		op.Warnings = warn(op.Warnings, fmt.Sprintf("attempt %d: %s; OCP shows the task that it started, %d%s",
+			op.Attempt, cause(in.Cause), in.Task.ID, in.Note))
+		return m.running(op, in.Task, now)
+	case Unreadable:
+		return Effects{Do: Reconcile, At: now.Add(retryAfter)}
+	case InBetween:
+		if now.Sub(in.Since) < unsettledSettles*m.Settle {
+			return Effects{Do: Reconcile, At: now.Add(max(m.PollMin, m.Settle/10))}
+		}
+		return m.unknown(op, in, now)
+	case Forbidden, Unclear:
+		return m.unknown(op, in, now)
+	case Done:
+		if unsettled { // its task may still appear in OCP's list
+			break
+		}
+		op.Reason = &events.Reason{Code: CodeAlreadyDone, Message: in.Note}
+		op.Warnings = warn(op.Warnings, fmt.Sprintf("attempt %d: %s; OCP shows no task of it", op.Attempt, cause(in.Cause)))
+		return Effects{Append: m.event(&op, events.Succeeded, now), Do: Finish}
+	case Nothing:
+		if unsettled {
+			break
+		}
+		if op.Attempt >= maxAttempts {
+			return m.failed(op, events.Error{Code: CodeUnanswered, Message: fmt.Sprintf(
+				"%d calls to OCP, none of which started a task; the last: %s", op.Attempt, cause(in.Cause))}, now)
+		}
+		return Effects{Do: Decide} // the call did not arrive: everything is as before it
+	}
+	soon, settled := now.Add(2*m.PollMin), in.Since.Add(m.Settle)
+	if settled.Before(soon) {
+		soon = settled
+	}
+	return Effects{Do: Reconcile, At: soon}
+}
+
+func (m Machine) unknown(op events.Operation, in Reconciled, now time.Time) Effects {
+	return m.failed(op, events.Error{Code: CodeOutcomeUnknown, Message: fmt.Sprintf(
+		"nobody knows whether OCP took the %s of server %d of cluster %d: %s; and %s; look at OCP's tasks of this cluster since %s, and at the server",
+		op.Kind, op.ServerID, op.ClusterID, cause(in.Cause), in.Note, op.SubmittedAt.Format(time.RFC3339))}, now)
+}
+
+func cause(err error) string {
+	if err == nil {
+		return "the agent that called OCP did not record the answer"
+	}
+	return err.Error()
+}
+
+// failed ends an operation. The reason repeats the error's code and message: a
+// consumer of events reads why in one place, however the operation ended.
+func (m Machine) failed(op events.Operation, e events.Error, now time.Time) Effects {
+	op.Error = &e
+	op.Reason = &events.Reason{Code: e.Code, Message: e.Message}
+	return Effects{Append: m.event(&op, events.Failed, now), Do: Finish}
+}
+
+// running takes OCP's task over.
+func (m Machine) running(op events.Operation, task ocp.Task, now time.Time) Effects {
+	if mismatch := mismatch(op, task); mismatch != "" {
+		op.Warnings = warn(op.Warnings, mismatch)
+	}
+	merged := mergeTask(nil, task, now)
+	var changes []events.Change
+	for _, s := range merged.Subtasks {
+		if s.Status != ocp.StatusPending {
+			changes = append(changes, events.Change{SubtaskID: s.ID, Name: s.Name, To: s.Status})
+		}
+	}
+	op.Task = &merged
+	op.Reason = nil
+	effects := Effects{Append: m.event(&op, events.Running, now, changes...), Do: Look, At: now.Add(m.PollMin)}
+	if task.Finished() {
+		effects.At = time.Time{} // a look ends the operation, with the log where it failed
+	}
+	return effects
+}
+
+// mismatch says where OCP's answer is not about the server that was asked for.
+// Its documentation's own sample is such an answer, so this is said, not believed.
+func mismatch(op events.Operation, task ocp.Task) string {
+	cluster, about := AboutServer(task, op.ClusterID, op.ServerID, 0)
+	if cluster != No && about != No {
+		return ""
+	}
+	return fmt.Sprintf("OCP answered the %s of server %d of cluster %d with task %d, which says cluster %d, servers %v",
+		op.Kind, op.ServerID, op.ClusterID, task.ID, max(task.ClusterID, task.ContextClusterID), task.ServerIDs)
+}
+
+func (m Machine) looked(op events.Operation, in Looked, now time.Time) Effects {
+	if in.Err != nil {
+		return m.lookFailed(op, in, now)
+	}
+	next := mergeTask(op.Task, in.Task, now)
+	effects := Effects{Append: m.progress(&op, next, now), Do: Look}
+	switch {
+	case in.Task.Finished():
+		end := m.end(op, in, now)
+		effects.Append = append(effects.Append, end.Append...)
+		effects.Do = end.Do
+		return effects
+	case len(effects.Append) == 0 && op.Task.StalledAt.IsZero() && now.Sub(op.Task.MovedAt) >= m.StallAfter:
+		task := *op.Task
+		task.StalledAt = now.UTC()
+		op.Task = &task
+		effects.Append = m.event(&op, events.Stalled, now)
+	}
+	effects.At = now.Add(m.spacing(op.Task.MovedAt, now))
+	return effects
+}
+
+// spacing of looks: the longer a task has not moved, the longer it may be left
+// alone. Someone's event is late by an eighth of the time the step took, at most.
+func (m Machine) spacing(moved, now time.Time) time.Duration {
+	return min(max(now.Sub(moved)/8, m.PollMin), m.PollMax)
+}
+
+func (m Machine) lookFailed(op events.Operation, in Looked, now time.Time) Effects {
+	if ocp.ClassOf(in.Err) == ocp.Refused && in.Failures >= refusalsUntilFailed {
+		e := describe(CodeOutcomeUnknown, in.Err)
+		e.Message = fmt.Sprintf("OCP took the %s as task %d, but does not show it: %s; does the user have TASK_VIEWER? Look at the task in OCP", op.Kind, op.Task.ID, e.Message)
+		return m.failed(op, e, now)
+	}
+	wait := m.PollMin
+	for range in.Failures {
+		wait = min(2*wait, m.PollMax)
+	}
+	return Effects{Do: Look, At: now.Add(wait)}
+}
+
+// progress moves op's task to next, one event for each change.
+func (m Machine) progress(op *events.Operation, next events.Task, now time.Time) []events.Event {
+	changes := difference(op.Task, next)
+	if len(changes) == 0 {
+		// What no one waits for (times, ids of edges) goes into the next event.
+		op.Task = &next
+		return nil
+	}
+	next.MovedAt, next.StalledAt = now.UTC(), time.Time{}
+	if len(changes) > maxEventsALook {
+		op.Task = &next
+		return m.event(op, events.Progress, now, changes...)
+	}
+	var appended []events.Event
+	for i, c := range changes {
+		step := next
+		if i < len(changes)-1 {
+			step = before(next, *op.Task, changes[i+1:])
+		}
+		task := step
+		op.Task = &task
+		appended = append(appended, m.event(op, events.Progress, now, c)...)
+	}
+	return appended
+}
+
+// before is task as it stood while pending was still to come.
+func before(task, past events.Task, pending []events.Change) events.Task {
+	was := make(map[int64]events.Subtask, len(past.Subtasks))
+	for _, s := range past.Subtasks {
+		was[s.ID] = s
+	}
+	task.Subtasks = append([]events.Subtask(nil), task.Subtasks...)
+	for _, c := range pending {
+		if c.SubtaskID == 0 {
+			task.Status, task.Operation, task.FinishedAt = past.Status, past.Operation, past.FinishedAt
+			continue
+		}
+		for i := range task.Subtasks {
+			s := &task.Subtasks[i]
+			if s.ID != c.SubtaskID {
+				continue
+			}
+			if old, ok := was[s.ID]; ok {
+				*s = old
+			} else {
+				*s = events.Subtask{ID: s.ID, Name: s.Name, Status: ocp.StatusPending, Upstreams: s.Upstreams}
+			}
+		}
+	}
+	task.Status = past.Status
+	task.FinishedAt = past.FinishedAt
+	task.Progress = progress(task.Subtasks)
+	return task
+}
+
+// difference lists what moved, subtasks in topological order, the task itself last.
+func difference(past *events.Task, next events.Task) []events.Change {
+	was := make(map[int64]events.Subtask, len(past.Subtasks))
+	for _, s := range past.Subtasks {
+		was[s.ID] = s
+	}
+	var changes []events.Change
+	for _, s := range next.Subtasks {
+		old := was[s.ID]
+		if s.Status != old.Status || s.Operation != old.Operation || s.Runs > old.Runs && old.Runs > 0 {
+			changes = append(changes, events.Change{SubtaskID: s.ID, Name: s.Name, From: old.Status, To: s.Status})
+		}
+	}
+	ended := next.Status == ocp.StatusSuccessful || next.Status == ocp.StatusFailed // the final event says so
+	if !ended && (next.Status != past.Status || next.Operation != past.Operation && past.Operation != "") {
+		changes = append(changes, events.Change{Name: next.Name, From: past.Status, To: next.Status})
+	}
+	return changes
+}
+
+// end is the last event: what OCP's task came to.
+func (m Machine) end(op events.Operation, in Looked, now time.Time) Effects {
+	switch {
+	case in.Task.Status == ocp.StatusFailed:
+		return m.failed(op, taskFailure(op, in), now)
+	case in.Task.RolledBack():
+		return m.failed(op, events.Error{Code: CodeRolledBack, Message: fmt.Sprintf(
+			"task %d was rolled back in OCP: the %s is undone", op.Task.ID, op.Kind)}, now)
+	case in.Task.Operation == ocp.OperationCancel:
+		return m.failed(op, events.Error{Code: CodeTaskCancelled, Message: fmt.Sprintf(
+			"task %d was cancelled in OCP: look there how far the %s came", op.Task.ID, op.Kind)}, now)
+	}
+	op.Reason = nil
+	return Effects{Append: m.event(&op, events.Succeeded, now), Do: Finish}
+}
+
+func taskFailure(op events.Operation, in Looked) events.Error {
+	e := events.Error{Code: CodeSubtaskFailed, Message: fmt.Sprintf("task %d (%s) failed in OCP", in.Task.ID, in.Task.Name)}
+	for _, s := range op.Task.Subtasks {
+		if s.Status == ocp.StatusFailed {
+			e.SubtaskID, e.Subtask, e.Log = s.ID, s.Name, excerpt(in.Log)
+			e.Message = fmt.Sprintf("subtask %q (%d) of task %d failed in OCP", s.Name, s.ID, in.Task.ID)
+			break
+		}
+	}
+	if line := lastLine(e.Log); line != "" {
+		e.Message += ": " + line
+	}
+	return e
+}
+
+// excerpt is the end of a log: the last lines say what went wrong.
+func excerpt(log string) string {
+	log = strings.ToValidUTF8(strings.TrimSpace(log), "\uFFFD")
+	if len(log) <= logExcerptBytes {
+		return log
+	}
+	log = log[len(log)-logExcerptBytes:]
+	if _, rest, ok := strings.Cut(log, "\n"); ok {
+		return rest
+	}
+	return strings.ToValidUTF8(log, "")
+}
+
+func lastLine(log string) string {
+	line := log[strings.LastIndexByte(log, '\n')+1:]
+	if len(line) > 300 {
+		line = strings.ToValidUTF8(line[:300], "") + "…"
+	}
+	return line
+}
+
+// describe turns an error of the OCP client into the document's.
+func describe(code string, err error) events.Error {
+	e := events.Error{Code: code, Message: err.Error()}
+	if o, ok := asOCPError(err); ok {
+		e.OCPCode, e.HTTPStatus, e.TraceID = o.Code, o.Status, o.TraceID
+	}
+	return e
+}
+
+func warn(warnings []string, w string) []string {
+	warnings = append(warnings[:len(warnings):len(warnings)], w)
+	return warnings[max(0, len(warnings)-maxWarnings):]
+}
+
+// OnlyDuplicates reports whether nothing but duplicates happened between past
+// and last: then the agent that holds the operation still does.
+func OnlyDuplicates(past, last events.Operation) bool {
+	last.N, last.Duplicates, last.Agent, last.UpdatedAt, last.Changes = past.N, past.Duplicates, past.Agent, past.UpdatedAt, past.Changes
+	a, errA := json.Marshal(past)
+	b, errB := json.Marshal(last)
+	return errA == nil && errB == nil && bytes.Equal(a, b)
+}

@@ -1,0 +1,181 @@
+package agent
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+	"unicode"
+
+	"obwarden/agent/ocp"
+	"obwarden/events"
+)
+
+// Outcome is what OCP shows after a call whose answer is not known.
+type Outcome string
+
+// The outcomes of a reconciliation.
+const (
+	Found      Outcome = "found"      // the task that the call started
+	Done       Outcome = "done"       // the server is in the wanted state, no task is to be seen
+	InBetween  Outcome = "in_between" // the server is on its way somewhere, no task is to be seen
+	Nothing    Outcome = "nothing"    // no trace of the call
+	Unclear    Outcome = "unclear"    // tasks that may be it, and no way to tell
+	Forbidden  Outcome = "forbidden"  // OCP does not let this user look
+	Unreadable Outcome = "unreadable" // OCP does not answer
+)
+
+// Finding is an outcome with the task, where there is one, and what a person
+// should know of it.
+type Finding struct {
+	Outcome Outcome
+	Task    ocp.Task
+	Note    string
+}
+
+// clockTolerance is how much earlier than the call, on OCP's clock as the agent
+// knows it, a task may have started and still be the call's: the clocks are
+// compared by headers with a resolution of one second.
+const clockTolerance = 2 * time.Second
+
+// Evidence is what OCP shows of a cluster after a call.
+type Evidence struct {
+	Tasks    []ocp.Task // of the cluster, in full where that was needed
+	Topology []ocp.Zone
+	Offset   time.Duration // OCP's clock minus ours
+}
+
+// reconcile finds the trace of op's latest call in what OCP shows. Of several
+// tasks it takes the earliest: a second one can only have come after it.
+func reconcile(op events.Operation, e Evidence) Finding {
+	server, _ := findServer(e.Topology, op.ServerID)
+	since := op.SubmittedAt.Add(e.Offset - clockTolerance)
+	var certain, possible []ocp.Task
+	for _, t := range e.Tasks {
+		if !t.StartedAt.IsZero() && t.StartedAt.Before(since) {
+			continue
+		}
+		_, about := AboutServer(t, op.ClusterID, op.ServerID, server.HostID)
+		switch does(t, op.Kind).and(about) {
+		case Yes:
+			certain = append(certain, t)
+		case Unknown:
+			possible = append(possible, t)
+		}
+	}
+	wanted, moving := wantedStatus(op.Kind, server.Status)
+	switch {
+	case len(certain) > 0:
+		return found(certain)
+	case len(possible) == 1 && (wanted || moving):
+		f := found(possible)
+		f.Note = fmt.Sprintf("; it does not say which server, but server %d is %s and there is no other", op.ServerID, server.Status)
+		return f
+	case len(possible) > 0:
+		return Finding{Outcome: Unclear, Note: fmt.Sprintf("OCP shows %d tasks that may be it, %v, while server %d is %s",
+			len(possible), taskIDs(possible), op.ServerID, server.Status)}
+	case wanted:
+		return Finding{Outcome: Done, Note: fmt.Sprintf("server %d is %s", op.ServerID, server.Status)}
+	case moving:
+		return Finding{Outcome: InBetween, Note: fmt.Sprintf("server %d is %s and OCP shows no task of it", op.ServerID, server.Status)}
+	}
+	return Finding{Outcome: Nothing}
+}
+
+func found(tasks []ocp.Task) Finding {
+	first := slices.MinFunc(tasks, func(a, b ocp.Task) int { return int(min(max(a.ID-b.ID, -1), 1)) })
+	f := Finding{Outcome: Found, Task: first}
+	if len(tasks) > 1 {
+		f.Note = fmt.Sprintf("; it is the first of %d such tasks: %v", len(tasks), taskIDs(tasks))
+	}
+	return f
+}
+
+func taskIDs(tasks []ocp.Task) []int64 {
+	var ids []int64
+	for _, t := range tasks {
+		ids = append(ids, t.ID)
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+// wantedStatus reports whether a server's status is what an operation of the kind
+// ends with, or is on the way from one to another. The status of a running server
+// says nothing about a restart.
+func wantedStatus(kind events.Kind, status string) (wanted, moving bool) {
+	switch strings.ToUpper(status) {
+	case "STOPPED", "SERVICE_STOPPED", "PROCESS_STOPPED":
+		return kind == events.Stop, false
+	case "RUNNING":
+		return kind == events.Start, false
+	case "STOPPING", "STARTING", "RESTARTING", "OPERATING", "SERVICE_STOPPING", "PROCESS_STOPPING":
+		return false, true
+	}
+	return false, false
+}
+
+// Match is a yes or no that may not be known.
+type Match int
+
+// The matches.
+const (
+	No Match = iota
+	Unknown
+	Yes
+)
+
+func (m Match) and(other Match) Match { return min(m, other) }
+
+// AboutServer reports whether a task is one of this cluster and of this server.
+// The published shapes tell it in different places or, in a list, not at all;
+// hostID helps where the shape names only the host (0: not known).
+func AboutServer(t ocp.Task, clusterID, serverID, hostID int64) (cluster, server Match) {
+	cluster, server = Unknown, Unknown
+	for _, id := range []int64{t.ClusterID, t.ContextClusterID} {
+		if id == clusterID {
+			cluster = Yes
+		} else if id != 0 && cluster == Unknown {
+			cluster = No
+		}
+	}
+	switch {
+	case slices.Contains(t.ServerIDs, serverID):
+		server = Yes
+	case len(t.ServerIDs) > 0:
+		server = No
+	case t.HostID != 0 && hostID != 0 && t.HostID == hostID:
+		server = Yes
+	case t.HostID != 0 && hostID != 0:
+		server = No
+	}
+	if cluster == No {
+		server = No
+	}
+	return cluster, server
+}
+
+// does reports whether a task carries out an operation of the kind on a server.
+// OCP's tasks have no type for this but their name, in English ("Stop OB server").
+func does(t ocp.Task, kind events.Kind) Match {
+	words := strings.FieldsFunc(strings.ToLower(t.Name), func(r rune) bool { return !unicode.IsLetter(r) })
+	says := func(ws ...string) bool {
+		return slices.ContainsFunc(ws, func(w string) bool { return slices.Contains(words, w) })
+	}
+	for _, other := range events.Kinds() {
+		if other != kind && says(string(other)) && !says(string(kind)) {
+			return No
+		}
+	}
+	switch {
+	case says(string(kind)) && says("server", "observer"):
+		return Yes
+	case says(string(kind)) && says("zone", "cluster", "tenant", "proxy", "obproxy", "host", "agent"):
+		return No
+	case says(string(kind)):
+		return Unknown
+	case len(words) == 0 || strings.IndexFunc(t.Name, func(r rune) bool { return r > unicode.MaxASCII }) >= 0:
+		return Unknown // no name, or another language
+	}
+	return No
+}

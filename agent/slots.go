@@ -1,0 +1,127 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// slots are the places for operations in each cluster: one record a cluster, in a
+// key-value bucket that all agents share, written by compare-and-set. A slot is
+// held by an operation, not by an agent or a timer: it is taken before the intent
+// to call OCP is written and given back after the last event.
+type slots struct {
+	bucket jetstream.KeyValue
+	ended  func(ctx context.Context, operationID string) bool
+}
+
+func clusterKey(cluster int64) string { return strconv.FormatInt(cluster, 10) }
+
+// read returns the record of a cluster and its revision; 0 where there is none.
+func (s slots) read(ctx context.Context, cluster int64) (ClusterRecord, uint64, error) {
+	entry, err := s.bucket.Get(ctx, clusterKey(cluster))
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		return ClusterRecord{}, 0, nil
+	}
+	if err != nil {
+		return ClusterRecord{}, 0, fmt.Errorf("read record of cluster %d: %w", cluster, err)
+	}
+	var record ClusterRecord
+	if err := json.Unmarshal(entry.Value(), &record); err != nil {
+		return ClusterRecord{}, 0, fmt.Errorf("read record of cluster %d: %w", cluster, err)
+	}
+	return record, entry.Revision(), nil
+}
+
+// take decides on the record as it is and, where the word is Allow and hold is
+// set, writes the slot into it. Two agents never get the last slot both: whose
+// write comes second decides anew.
+func (s slots) take(ctx context.Context, cluster int64, slot Slot, hold bool, decide func(ClusterRecord) Decision) (Decision, error) {
+	for {
+		record, revision, err := s.read(ctx, cluster)
+		if err != nil {
+			return Decision{}, err
+		}
+		decision := decide(record)
+		if decision.Verdict == Wait {
+			if s.dropEnded(ctx, &record) {
+				decision = decide(record)
+			}
+		}
+		active := slices.DeleteFunc(slices.Clone(record.Active), func(other Slot) bool { return other.OperationID == slot.OperationID })
+		held := len(active) < len(record.Active)
+		if decision.Verdict == Allow && hold {
+			if held {
+				return decision, nil
+			}
+			active = append(active, slot)
+		} else if !held {
+			return decision, nil // nothing to write: one that waits holds no slot
+		}
+		err = s.write(ctx, cluster, ClusterRecord{Active: active}, revision)
+		if errors.Is(err, jetstream.ErrKeyExists) {
+			continue
+		}
+		return decision, err
+	}
+}
+
+// dropEnded takes out slots of operations that have ended. There are none unless
+// somebody deleted requests or events by hand; a lock without a holder must not block for ever.
+func (s slots) dropEnded(ctx context.Context, record *ClusterRecord) bool {
+	active := slices.DeleteFunc(slices.Clone(record.Active), func(slot Slot) bool { return s.ended(ctx, slot.OperationID) })
+	dropped := len(active) < len(record.Active)
+	record.Active = active
+	return dropped
+}
+
+// give takes the operation's slot out of the record, if it is there.
+func (s slots) give(ctx context.Context, cluster int64, operationID string) error {
+	_, err := s.take(ctx, cluster, Slot{OperationID: operationID}, false, func(ClusterRecord) Decision { return Decision{Verdict: Reject} })
+	return err
+}
+
+// write replaces the record that had the revision; ErrKeyExists where somebody else has.
+func (s slots) write(ctx context.Context, cluster int64, record ClusterRecord, revision uint64) error {
+	value, err := json.Marshal(record)
+	if err != nil {
+		return fmt.Errorf("write record of cluster %d: %w", cluster, err)
+	}
+	if _, err = s.bucket.Update(ctx, clusterKey(cluster), value, revision); err != nil {
+		return fmt.Errorf("write record of cluster %d: %w", cluster, err)
+	}
+	return nil
+}
+
+// watch calls changed for each cluster whose record changes, until ctx ends.
+func (s slots) watch(ctx context.Context, changed func(cluster int64)) error {
+	watcher, err := s.bucket.WatchAll(ctx, jetstream.UpdatesOnly(), jetstream.MetaOnly())
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return fmt.Errorf("watch key-value bucket: %w", err)
+	}
+	defer watcher.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case entry, open := <-watcher.Updates():
+			if !open {
+				return nil
+			}
+			if entry == nil {
+				continue // the mark between what was there and what comes
+			}
+			if cluster, err := strconv.ParseInt(entry.Key(), 10, 64); err == nil {
+				changed(cluster)
+			}
+		}
+	}
+}
