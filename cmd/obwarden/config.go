@@ -1,0 +1,260 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/caarlos0/env/v10"
+)
+
+const envPrefix = "OBWARDEN_"
+
+// Config is everything that can be configured, from the environment alone. Each
+// field's tags are the whole of its documentation: the tables of `obwarden run
+// --help` and of the README come from here.
+type Config struct {
+	OCPURL       string        `env:"OCP_URL" help:"base URL of OCP, e.g. https://ocp.example.com:8080"`
+	OCPUsername  string        `env:"OCP_USERNAME" help:"HTTP Basic: user"`
+	OCPPassword  string        `env:"OCP_PASSWORD" secret:"true" help:"HTTP Basic: password"`
+	OCPAccessKey string        `env:"OCP_ACCESS_KEY" help:"AK/SK signature instead of Basic: access key"`
+	OCPSecretKey string        `env:"OCP_SECRET_KEY" secret:"true" help:"AK/SK signature instead of Basic: secret key"`
+	OCPAPI       string        `env:"OCP_API" envDefault:"v3" oneof:"v3 v4.3" help:"which parameters OCP's operations take"`
+	OCPParams    string        `env:"OCP_PARAMS" envDefault:"query" oneof:"query json" help:"where the parameters of an operation travel"`
+	OCPCAFile    string        `env:"OCP_CA_FILE" help:"PEM file with the roots that OCP's certificate is checked against; empty: the system's"`
+	OCPTimeout   time.Duration `env:"OCP_TIMEOUT" envDefault:"10s" min:"100ms" help:"deadline of one call to OCP"`
+	OCPMaxRPS    float64       `env:"OCP_MAX_RPS" envDefault:"20" min:"0.1" help:"calls to OCP a second, at most"`
+
+	NATSURL       string        `env:"NATS_URL" help:"NATS servers, comma-separated; empty: the embedded one"`
+	NATSCredsFile string        `env:"NATS_CREDS_FILE" help:"NATS credentials file"`
+	NATSListen    string        `env:"NATS_LISTEN" envDefault:"127.0.0.1:4222" addr:"true" help:"where the embedded NATS server listens; port 0: any free one"`
+	HTTPListen    string        `env:"HTTP_LISTEN" envDefault:"127.0.0.1:9480" addr:"true" help:"where /metrics, /-/healthy and /-/ready are served; port 0: any free one"`
+	DataDir       string        `env:"DATA_DIR" envDefault:"obwarden-data" help:"files of the embedded NATS server"`
+	Replicas      int           `env:"STREAM_REPLICAS" envDefault:"1" oneof:"1 3 5" help:"copies of streams, for a NATS cluster"`
+	Retention     time.Duration `env:"RETENTION" envDefault:"720h" min:"1m" help:"how long events are kept and idempotency keys remembered"`
+	AckWait       time.Duration `env:"ACK_WAIT" envDefault:"15s" min:"1s" help:"how long after an agent died its operations go to another"`
+
+	Settle     time.Duration `env:"SETTLE" envDefault:"30s" min:"200ms" help:"how long an unanswered call to OCP may still take effect; the call itself gets half of it at most"`
+	PollMin    time.Duration `env:"POLL_MIN" envDefault:"1s" min:"10ms" help:"time between looks at a task that moves"`
+	PollMax    time.Duration `env:"POLL_MAX" envDefault:"15s" min:"10ms" help:"time between looks at a task that does not"`
+	StallAfter time.Duration `env:"STALL_AFTER" envDefault:"10m" min:"1s" help:"a task that has not moved for so long is reported as stalled"`
+
+	LogLevel  string `env:"LOG_LEVEL" envDefault:"info" oneof:"debug info warn error" help:"least level that is logged"`
+	LogFormat string `env:"LOG_FORMAT" oneof:"text json" help:"form of the log, on stderr; empty: text on a terminal, else json"`
+}
+
+// loadConfig reads the environment and reports every fault at once. Secrets may
+// come from a file, named by the variable with _FILE behind it.
+func loadConfig(environ map[string]string) (Config, error) {
+	environ, faults := readSecretFiles(environ)
+	var c Config
+	if err := env.ParseWithOptions(&c, env.Options{Prefix: envPrefix, Environment: environ}); err != nil {
+		var all env.AggregateError
+		if errors.As(err, &all) {
+			faults = append(faults, describeParseErrors(all, environ)...)
+		} else {
+			faults = append(faults, err)
+		}
+	}
+	for _, v := range variables() {
+		if value := environ[v.Name]; value != "" {
+			if err := v.check(value); err != nil {
+				faults = append(faults, fmt.Errorf("%s=%s: %w", v.Name, v.shown(value), err))
+			}
+		}
+	}
+	faults = append(faults, c.check()...)
+	slices.SortFunc(faults, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
+	return c, errors.Join(slices.CompactFunc(faults, func(a, b error) bool { return a.Error() == b.Error() })...)
+}
+
+// unknownVariables are those of the prefix that mean nothing: typing errors,
+// mostly. They are warned of and not refused: Kubernetes adds such variables to
+// every container beside a service that is called obwarden.
+func unknownVariables(environ map[string]string) []string {
+	known := map[string]bool{}
+	for _, v := range variables() {
+		known[v.Name], known[v.Name+"_FILE"] = true, v.Secret
+	}
+	var unknown []string
+	for name := range environ {
+		ofKubernetes := strings.HasPrefix(name, envPrefix+"SERVICE_") || strings.HasPrefix(name, envPrefix+"PORT")
+		if strings.HasPrefix(name, envPrefix) && !known[name] && !ofKubernetes {
+			unknown = append(unknown, name)
+		}
+	}
+	slices.Sort(unknown)
+	return unknown
+}
+
+// check is what concerns more than one variable.
+func (c Config) check() []error {
+	var faults []error
+	if (c.OCPUsername == "") != (c.OCPPassword == "") {
+		faults = append(faults, errors.New("OBWARDEN_OCP_USERNAME, OBWARDEN_OCP_PASSWORD: set both or none"))
+	}
+	if (c.OCPAccessKey == "") != (c.OCPSecretKey == "") {
+		faults = append(faults, errors.New("OBWARDEN_OCP_ACCESS_KEY, OBWARDEN_OCP_SECRET_KEY: set both or none"))
+	}
+	if c.OCPUsername != "" && c.OCPAccessKey != "" {
+		faults = append(faults, errors.New("OBWARDEN_OCP_USERNAME, OBWARDEN_OCP_ACCESS_KEY: set one of them, Basic or AK/SK"))
+	}
+	if c.OCPURL != "" {
+		if u, err := url.Parse(c.OCPURL); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil {
+			faults = append(faults, errors.New("OBWARDEN_OCP_URL: must be http:// or https:// with a host and without user and password"))
+		}
+	}
+	if c.PollMin > c.PollMax {
+		faults = append(faults, fmt.Errorf("OBWARDEN_POLL_MIN=%s: must not be more than OBWARDEN_POLL_MAX=%s", c.PollMin, c.PollMax))
+	}
+	if c.NATSURL == "" && c.Replicas > 1 {
+		faults = append(faults, fmt.Errorf("OBWARDEN_STREAM_REPLICAS=%d: the embedded NATS server keeps one copy; set OBWARDEN_NATS_URL to a cluster", c.Replicas))
+	}
+	return faults
+}
+
+// checkOCP is what a command needs that calls OCP.
+func (c Config) checkOCP() error {
+	if c.OCPURL == "" {
+		return errors.New("OBWARDEN_OCP_URL: not set; it is the base URL of OCP, e.g. https://ocp.example.com:8080 (to try without an OCP: `obwarden demo`)")
+	}
+	return nil
+}
+
+// anonymous reports that OCP is called without credentials, which a gateway in
+// front of it may add, and which it refuses else.
+func (c Config) anonymous() bool { return c.OCPUsername == "" && c.OCPAccessKey == "" }
+
+// variable is one row of the table.
+type variable struct {
+	Name, Default, Help string
+	Secret              bool
+	oneOf               []string
+	min                 string
+	addr                bool
+	kind                reflect.Type
+}
+
+func variables() []variable {
+	var vs []variable
+	for f := range reflect.TypeFor[Config]().Fields() {
+		v := variable{
+			Name: envPrefix + f.Tag.Get("env"), Default: f.Tag.Get("envDefault"), Help: f.Tag.Get("help"),
+			Secret: f.Tag.Get("secret") == "true", oneOf: strings.Fields(f.Tag.Get("oneof")), min: f.Tag.Get("min"),
+			addr: f.Tag.Get("addr") == "true", kind: f.Type,
+		}
+		vs = append(vs, v)
+	}
+	return vs
+}
+
+func (v variable) shown(value string) string {
+	switch {
+	case v.Secret:
+		return "(hidden)"
+	case v.Name == envPrefix+"NATS_URL": // may carry a password
+		value = redact(value)
+	}
+	return fmt.Sprintf("%.100q", value)
+}
+
+// allowed says what a value must look like.
+func (v variable) allowed() string {
+	switch {
+	case len(v.oneOf) > 0:
+		return "one of " + strings.Join(v.oneOf, ", ")
+	case v.addr:
+		return "host:port"
+	case v.kind == reflect.TypeFor[time.Duration]():
+		return fmt.Sprintf("a duration of at least %s, e.g. 30s, 10m or 720h", v.min)
+	case v.kind.Kind() == reflect.Float64:
+		return "a number of at least " + v.min
+	case v.kind.Kind() == reflect.Int:
+		return "a whole number"
+	}
+	return "text"
+}
+
+func (v variable) check(value string) error {
+	bad := fmt.Errorf("must be %s", v.allowed())
+	switch {
+	case len(v.oneOf) > 0 && !slices.Contains(v.oneOf, value):
+		return bad
+	case v.addr:
+		if _, _, err := net.SplitHostPort(value); err != nil {
+			return bad
+		}
+	case v.kind == reflect.TypeFor[time.Duration]():
+		least, _ := time.ParseDuration(v.min)
+		if d, err := time.ParseDuration(value); err != nil || d < least {
+			return bad
+		}
+	case v.kind.Kind() == reflect.Float64:
+		var f, least float64
+		fmt.Sscan(v.min, &least)
+		if _, err := fmt.Sscan(value, &f); err != nil || !(f >= least) {
+			return bad
+		}
+	}
+	return nil
+}
+
+// describeParseErrors leaves out what variable.check says better, which is every
+// value that does not parse.
+func describeParseErrors(all env.AggregateError, environ map[string]string) []error {
+	var faults []error
+	for _, err := range all.Errors {
+		var parse env.ParseError
+		if !errors.As(err, &parse) {
+			faults = append(faults, err)
+			continue
+		}
+		for _, v := range variables() {
+			if f, ok := reflect.TypeFor[Config]().FieldByName(parse.Name); ok && envPrefix+f.Tag.Get("env") == v.Name {
+				faults = append(faults, fmt.Errorf("%s=%s: must be %s", v.Name, v.shown(environ[v.Name]), v.allowed()))
+			}
+		}
+	}
+	return faults
+}
+
+func readSecretFiles(environ map[string]string) (map[string]string, []error) {
+	var faults []error
+	read := make(map[string]string, len(environ))
+	for name, value := range environ {
+		read[name] = value
+	}
+	for _, v := range variables() {
+		file := environ[v.Name+"_FILE"]
+		if !v.Secret || file == "" {
+			continue
+		}
+		if read[v.Name] != "" {
+			faults = append(faults, fmt.Errorf("%s, %s_FILE: set one of them", v.Name, v.Name))
+			continue
+		}
+		content, err := os.ReadFile(file)
+		if err != nil {
+			faults = append(faults, fmt.Errorf("%s_FILE: %w", v.Name, err))
+			continue
+		}
+		read[v.Name] = strings.TrimRight(string(content), "\r\n")
+	}
+	return read, faults
+}
+
+// environment is this process's.
+func environment() map[string]string {
+	vars := map[string]string{}
+	for _, entry := range os.Environ() {
+		name, value, _ := strings.Cut(entry, "=")
+		vars[name] = value
+	}
+	return vars
+}
