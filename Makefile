@@ -1,0 +1,66 @@
+# Everything a person or CI does to this tree. `make` alone lists it.
+
+# Tools run by version and stay out of go.mod: their dependencies are not ours.
+GOLANGCI_LINT = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+GOVULNCHECK   = golang.org/x/vuln/cmd/govulncheck@v1.9.0
+
+VERSION   = $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+FUZZTIME  = 10s
+BENCHTIME = 1s
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
+
+.PHONY: build
+build: ## dist/obwarden, static and stripped
+	@# Without cgo the name resolver is Go's own and the binary runs anywhere.
+	@CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.linkedVersion=$(VERSION)' -o dist/obwarden ./cmd/obwarden
+
+.PHONY: test
+test: ## all tests
+	@go test ./...
+
+.PHONY: race
+race: ## all tests under the race detector
+	@go test -race ./...
+
+.PHONY: lint
+lint: ## go vet, staticcheck, gofmt and more, as .golangci.yml says
+	@go run $(GOLANGCI_LINT) run
+
+.PHONY: vuln
+vuln: ## known vulnerabilities in code that is reached; skipped without network
+	@# The database is on the network. Where that is closed nothing is known, which is
+	@# said and is no failure; anything else that goes wrong is one.
+	@found=$$(go run $(GOVULNCHECK) ./... 2>&1) && status=0 || status=$$?; \
+	case $$status/$$found in \
+	0/*) echo "vuln: none known" ;; \
+	*'fetching vulnerabilities'*'dial tcp'*) echo "vuln: SKIPPED, the database cannot be reached: $$found" | head -n 1 ;; \
+	*) printf '%s\n' "$$found"; exit 1 ;; \
+	esac
+
+.PHONY: tidy-check
+tidy-check: ## go.mod and go.sum are what go mod tidy makes
+	@go mod tidy -diff
+
+.PHONY: fuzz
+fuzz: ## each fuzz target for FUZZTIME
+	@# go test fuzzes one target of one package at a time, so they are listed first.
+	@list=$$(go test -run '^$$' -list '^Fuzz' ./...) || { printf '%s\n' "$$list"; exit 1; }; \
+	printf '%s\n' "$$list" | awk '/^Fuzz/ { name[n++] = $$1 } $$1 == "ok" { for (i = 0; i < n; i++) print $$2, name[i]; n = 0 }' | \
+	while read -r package target; do \
+		go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$package" || exit 1; \
+	done
+
+.PHONY: bench
+bench: ## all benchmarks, BENCHTIME each
+	@packages=$$(git grep -l --untracked '^func Benchmark' -- '*_test.go' | xargs -r -n 1 dirname | sort -u | sed 's,^,./,'); \
+	if [ -z "$$packages" ]; then echo "bench: no benchmarks"; exit 0; fi; \
+	go test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) $$packages
+
+.PHONY: ci
+ci: ## what decides whether a change lands
+	@.ci/run
