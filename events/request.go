@@ -92,14 +92,14 @@ type Received struct {
 // the refusal can be addressed: kind, key (fallbackKey at least), cluster and server.
 func DecodeRequest(subject string, header nats.Header, body []byte, fallbackKey string) (Received, error) {
 	h := headers(header)
-	got := Received{Traceparent: h.get("traceparent")}
+	got := Received{Traceparent: traceparent(h.get("traceparent"))}
 	target, subjectErr := parseRequestSubject(subject)
 	got.Kind = target.kind
 
 	envelope, data, envelopeErr := openCloudEvent(h, body)
 	got.Source = source(h, envelope)
 	if got.Traceparent == "" {
-		got.Traceparent = envelope.traceparent
+		got.Traceparent = traceparent(envelope.traceparent)
 	}
 	var bodyErr error
 	if envelopeErr == nil {
@@ -130,6 +130,14 @@ func DecodeRequest(subject string, header nats.Header, body []byte, fallbackKey 
 		return got, errors.Join(err, keyErr)
 	}
 	return got, errors.Join(targetErr, keyErr)
+}
+
+// traceparent is s where it is one, as W3C's Trace Context says, else nothing.
+func traceparent(s string) string {
+	if len(s) != 55 || strings.Trim(s, "0123456789abcdef-") != "" || strings.Count(s, "-") != 3 {
+		return ""
+	}
+	return s
 }
 
 // source is bounded: it becomes a label.
@@ -238,6 +246,9 @@ func decodeObject(data []byte) (map[string]json.RawMessage, error) {
 	d := json.NewDecoder(bytes.NewReader(data))
 	d.UseNumber()
 	if err := refuseDuplicateNames(d, "", maxDepth); err != nil {
+		if errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
 		return nil, fmt.Errorf("at byte %d: %w", d.InputOffset(), err)
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
@@ -253,9 +264,6 @@ func decodeObject(data []byte) (map[string]json.RawMessage, error) {
 // refuseDuplicateNames reads one JSON value from d, which may nest depth deep.
 func refuseDuplicateNames(d *json.Decoder, path string, depth int) error {
 	token, err := d.Token()
-	if errors.Is(err, io.EOF) {
-		return io.ErrUnexpectedEOF
-	}
 	if err != nil {
 		return err
 	}
@@ -317,8 +325,8 @@ func decodeTime(into *time.Time, raw json.RawMessage) error {
 	if err := decodeString(&s, raw); err != nil {
 		return err
 	}
-	var t time.Time
-	if t.UnmarshalText([]byte(s)) != nil { // stricter than time.Parse
+	t, err := time.Parse(time.RFC3339, s)
+	if err != nil {
 		return fmt.Errorf("%.64q is not RFC 3339, e.g. 2026-11-24T21:30:00Z", s)
 	}
 	// A zero time would read as no time at all; a year of five digits, in UTC, cannot be encoded again.

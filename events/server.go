@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"time"
 
 	"github.com/gofrs/flock"
 	"github.com/nats-io/nats-server/v2/server"
@@ -16,10 +15,6 @@ import (
 
 // ErrLocked means that another process uses the data directory.
 var ErrLocked = errors.New("in use by another process")
-
-// serverReady is how long the embedded server may take until it accepts
-// connections. Recovering a large journal is what takes time.
-const serverReady = time.Minute
 
 // Server is a NATS server with JetStream in this process.
 type Server struct {
@@ -72,8 +67,9 @@ func StartServer(listen, dataDir string, log *slog.Logger) (*Server, error) {
 	ns.SetLoggerV2(serverLog{log.With("component", "nats-server")}, false, false, false)
 	s := &Server{nats: ns, lock: lock}
 	ns.Start()
-	// Without JetStream the server never listens: there is nothing to wait for.
-	if !ns.JetStreamEnabled() || !ns.ReadyForConnections(serverReady) {
+	// Start returns once the journal is recovered and the server listens, or where it gave
+	// up: then it has no address, and to wait for connections would only take time.
+	if ns.Addr() == nil || !ns.JetStreamEnabled() {
 		return nil, errors.Join(fmt.Errorf("embedded NATS server on %s with data in %s did not start: the log says why", listen, dataDir), s.Close())
 	}
 	return s, nil
