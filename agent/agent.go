@@ -322,7 +322,7 @@ func (a *Agent) step(ctx context.Context, h *held, in Input) error {
 		after, err := a.journal.Append(ctx, h.entry, effects.Append)
 		if errors.Is(err, ErrConflict) {
 			last, errLast := a.journal.Last(ctx, h.id)
-			if errLast == nil && h.entry.Sequence > 0 && OnlyDuplicates(h.entry.Operation, last.Operation) {
+			if errLast == nil && h.entry.Sequence > 0 && Holds(h.entry.Operation, last.Operation) {
 				h.entry = last
 				continue
 			}
@@ -365,6 +365,13 @@ func (a *Agent) act(ctx context.Context, h *held) error {
 			return ctx.Err()
 		}
 		return a.step(ctx, h, in)
+	case RetryTask:
+		h.do = Look // whatever goes wrong from here on, OCP is not asked again
+		again, err := a.retryTask(ctx, h)
+		if err != nil {
+			return err
+		}
+		return a.step(ctx, h, again)
 	case Finish:
 		return a.finish(ctx, h)
 	}

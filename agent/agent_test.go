@@ -34,9 +34,12 @@ func TestMain(m *testing.M) {
 
 // rig is a real NATS server, a simulated OCP over HTTP, and agents between them.
 type rig struct {
-	t       *testing.T
+	t       testing.TB
 	sim     *ocpsim.Sim
+	url     string // of the simulated OCP
 	user    ocpsim.User
+	nats    *events.Server
+	dataDir string
 	nc      *nats.Conn
 	js      jetstream.JetStream
 	machine Machine
@@ -51,27 +54,26 @@ const (
 	testSpeed    = 1000             // a stop of a minute takes less than 100 ms
 )
 
-func newRig(t *testing.T, sim ocpsim.Config) *rig {
+func newRig(t testing.TB, config ocpsim.Config) *rig {
 	t.Helper()
-	if sim.Speed == 0 {
-		sim.Speed = testSpeed
+	if config.Speed == 0 {
+		config.Speed = testSpeed
 	}
-	sim.Users = ocpsim.DefaultUsers("admin", "secret")
+	config.Users = ocpsim.DefaultUsers("admin", "secret")
+	return newRigOn(t, ocpsim.Start(t, config), config.Users[0])
+}
+
+func newRigOn(t testing.TB, sim *ocpsim.Sim, user ocpsim.User) *rig {
+	t.Helper()
 	r := &rig{
-		t: t, sim: ocpsim.Start(t, sim), user: sim.Users[0],
+		t: t, sim: sim, url: sim.URL(), user: user,
 		machine: Machine{Agent: "test", Settle: time.Second, StallAfter: time.Minute, PollMin: 10 * time.Millisecond, PollMax: 50 * time.Millisecond},
 		timeout: 500 * time.Millisecond, ackWait: 2 * time.Second, logged: &logBuffer{},
 	}
-	server, err := events.StartServer("127.0.0.1:0", t.TempDir(), slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := server.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	r.nc, r.js = connect(t, server.URL())
+	r.dataDir = t.TempDir()
+	r.startNATS("127.0.0.1:0")
+	t.Cleanup(r.stopNATS)
+	r.nc, r.js = connect(t, r.nats.URL())
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("agent's log:\n%s", r.logged)
@@ -80,9 +82,23 @@ func newRig(t *testing.T, sim ocpsim.Config) *rig {
 	return r
 }
 
-func connect(t *testing.T, url string) (*nats.Conn, jetstream.JetStream) {
+func (r *rig) startNATS(listen string) {
+	r.t.Helper()
+	var err error
+	if r.nats, err = events.StartServer(listen, r.dataDir, slog.New(slog.DiscardHandler)); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+func (r *rig) stopNATS() {
+	if err := r.nats.Close(); err != nil {
+		r.t.Error(err)
+	}
+}
+
+func connect(t testing.TB, url string) (*nats.Conn, jetstream.JetStream) {
 	t.Helper()
-	nc, err := nats.Connect(url)
+	nc, err := nats.Connect(url, nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,12 +113,26 @@ func connect(t *testing.T, url string) (*nats.Conn, jetstream.JetStream) {
 // agent starts an agent and returns what ends it and waits for it.
 func (r *rig) agent() (stop func()) {
 	r.t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := r.agentRunning(ctx)
+	stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			r.t.Errorf("agent ended: %v", err)
+		}
+	})
+	r.t.Cleanup(stop)
+	return stop
+}
+
+// agentRunning starts an agent that runs until ctx ends, and returns where it says how it ended.
+func (r *rig) agentRunning(ctx context.Context) <-chan error {
+	r.t.Helper()
 	streams, err := events.OpenStreams(r.t.Context(), r.js, events.StreamOptions{Replicas: 1, Retention: time.Hour, AckWait: r.ackWait})
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	api := ocp.V3
-	client, err := ocp.New(ocp.Config{URL: r.sim.URL(), Username: r.user.Name, Password: r.user.Password, API: api, Timeout: r.timeout})
+	client, err := ocp.New(ocp.Config{URL: r.url, Username: r.user.Name, Password: r.user.Password, Timeout: r.timeout})
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -112,18 +142,13 @@ func (r *rig) agent() (stop func()) {
 		Log:     slog.New(slog.NewTextHandler(r.logged, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Machine: r.machine, AckWait: r.ackWait, Timeout: r.timeout,
 	})
-	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- a.Run(ctx) }()
-	stop = sync.OnceFunc(func() {
-		cancel()
-		if err := <-done; err != nil {
-			r.t.Errorf("agent ended: %v", err)
-		}
+	go func() {
+		err := a.Run(ctx)
 		client.Close()
-	})
-	r.t.Cleanup(stop)
-	return stop
+		done <- err
+	}()
+	return done
 }
 
 // publish sends a request and returns its sequence.
@@ -399,6 +424,7 @@ func TestAFailedSubtaskIsNamedWithTheEndOfItsLog(t *testing.T) {
 	if op.Error.Code != CodeSubtaskFailed || op.Error.Subtask != "Stop observer process" || !strings.Contains(op.Error.Log, "ERROR") {
 		t.Errorf("error %+v", op.Error)
 	}
+	r.awaitNoOpenRequests() // an event is counted right after it is in the journal
 	if got := testutil.ToFloat64(r.metrics.SubtaskFailures.WithLabelValues("stop", "stop_observer_process")); got != 1 {
 		t.Errorf("subtask_failures_total = %v, want 1", got)
 	}
@@ -657,5 +683,108 @@ func TestOCPAwayMakesOperationsWait(t *testing.T) {
 	if reason := waited[len(waited)-1].Reason; reason.Code != CodeOCPUnreachable {
 		t.Errorf("waits for %+v, want %s", reason, CodeOCPUnreachable)
 	}
+	r.wantPosts(1)
+}
+
+func TestNATSAwayStandsStillAndGoesOn(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, ocpsim.Config{Speed: 30})
+	r.agent()
+	r.stop("before", 1, 2)
+	r.awaitToken("before", events.Running)
+	address := strings.TrimPrefix(r.nats.URL(), "nats://")
+	r.stopNATS()
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	request := events.Request{IdempotencyKey: "during", ClusterID: 1, ServerID: 3}
+	if _, err := request.Publish(ctx, r.js, events.Stop, "cli"); err == nil {
+		t.Error("a request was acknowledged while NATS was away")
+	}
+	posts := r.sim.Posts(ocpsim.ServerStop)
+	r.startNATS(address)
+	if err := r.nc.ForceReconnect(); err != nil {
+		t.Logf("reconnects by itself: %v", err)
+	}
+	r.awaitEnd("before", events.Succeeded)
+	if got := r.sim.Posts(ocpsim.ServerStop); got != posts {
+		t.Errorf("%d calls, want %d", got, posts)
+	}
+	r.stop("after", 1, 4)
+	r.awaitEnd("after", events.Succeeded)
+}
+
+func TestADeletedStreamEndsTheAgentLoudly(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, ocpsim.Config{})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	done := r.agentRunning(ctx)
+	r.stop("k", 1, 2)
+	r.awaitEnd("k", events.Succeeded)
+	if err := r.js.DeleteStream(t.Context(), events.RequestStream); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-done:
+		if err == nil || !strings.Contains(err.Error(), events.RequestStream) {
+			t.Errorf("ended with %v, want an error that names %s", err, events.RequestStream)
+		}
+	case <-time.After(testPatience):
+		t.Fatal("goes on as if nothing had happened")
+	}
+}
+
+func (r *rig) order(verb events.Verb, key string, server int64) {
+	r.t.Helper()
+	o := events.OrderTo(verb, events.Operation{Kind: events.Stop, OperationID: events.OperationID(key), ClusterID: 1, ServerID: server})
+	o.Reason, o.RequestedBy = "because", "me"
+	if _, err := o.Publish(r.t.Context(), r.js); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+func TestWhatWaitsCanBeCancelledAndWhatRunsCannot(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, ocpsim.Config{Speed: 40})
+	for i := range 3 { // the order may reach another agent than the one that holds the operation
+		r.machine.Agent = fmt.Sprint("agent", i)
+		r.agent()
+	}
+	r.stop("runs", 1, 2)
+	r.awaitToken("runs", events.Running)
+	r.stop("waits", 1, 3)
+	r.awaitToken("waits", events.Waiting)
+	r.order(events.Cancel, "waits", 4) // another target: refused
+	r.order(events.Cancel, "waits", 3)
+	r.order(events.Cancel, "runs", 2)
+	r.order(events.Cancel, "nothing", 2)
+	if op := r.awaitEnd("waits", events.Cancelled); op.Reason.Code != CodeCancelled || !strings.Contains(op.Reason.Message, "me: because") {
+		t.Errorf("reason %+v", op.Reason)
+	}
+	r.awaitEnd("runs", events.Succeeded)
+	r.awaitNoOpenRequests()
+	r.wantPosts(1)
+}
+
+func TestAFailedTaskIsRetriedInTheSameOperation(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, ocpsim.Config{Speed: 200})
+	r.fault("server_stop:fail_subtask,subtask=Stop server")
+	r.agent()
+	r.stop("k", 1, 2)
+	failed := r.awaitEnd("k", events.Failed)
+	r.awaitNoOpenRequests()
+	r.order(events.Retry, "k", 2)
+	all := r.awaitToken("k", events.Succeeded)
+	for i, e := range all {
+		if e.N != i+1 {
+			t.Errorf("event %d has number %d", i+1, e.N)
+		}
+	}
+	op := all[len(all)-1].Operation
+	if op.Task.ID != failed.Task.ID || op.Error != nil || op.Task.Subtasks[1].Runs != 2 {
+		t.Errorf("task %d, error %+v, %d runs; want task %d, no error, 2 runs", op.Task.ID, op.Error, op.Task.Subtasks[1].Runs, failed.Task.ID)
+	}
+	r.awaitNoOpenRequests()
 	r.wantPosts(1)
 }

@@ -28,7 +28,8 @@ var errStreamsGone = fmt.Errorf("stream %s or its consumer %s was deleted; nothi
 type delivery struct {
 	msg      jetstream.Msg
 	received Received
-	fallback string // key by which the request is refused where its own belongs to another
+	order    *Ordered // set: an order, and no request
+	fallback string   // key by which the request is refused where its own belongs to another
 }
 
 // intake takes requests until ctx ends.
@@ -56,6 +57,10 @@ func (a *Agent) intake(ctx, work context.Context) error {
 			}
 			continue
 		}
+		if events.IsOrder(msg.Subject()) {
+			a.intakeOrder(work, msg)
+			continue
+		}
 		d, err := receive(msg)
 		if err != nil {
 			a.Log.Error("message without JetStream's metadata", "subject", msg.Subject(), "error", err)
@@ -63,6 +68,21 @@ func (a *Agent) intake(ctx, work context.Context) error {
 		}
 		a.deliver(work, events.OperationID(d.received.Request.IdempotencyKey), d)
 	}
+}
+
+// intakeOrder takes an order. One that cannot be decoded is about no operation, so
+// that no event can tell of it: the log does.
+func (a *Agent) intakeOrder(work context.Context, msg jetstream.Msg) {
+	order, err := events.DecodeOrder(msg.Subject(), msg.Data())
+	meta, errMeta := msg.Metadata()
+	if err = errors.Join(err, errMeta); err != nil {
+		a.Log.Error("order refused", "subject", msg.Subject(), "error", oneLine(err))
+		if err := msg.TermWithReason(CodeInvalidRequest); err != nil {
+			a.Log.Warn("refused order not terminated; it will come again", "error", err)
+		}
+		return
+	}
+	a.deliver(work, order.OperationID, delivery{msg: msg, order: &Ordered{Order: order, Sequence: meta.Sequence.Stream, At: meta.Timestamp.UTC()}})
 }
 
 // receive decodes a message. One that cannot be decoded, or breaks a limit, is
@@ -136,6 +156,13 @@ func (a *Agent) admitOnce(ctx context.Context, h *held, inbox *[]delivery) error
 	var duplicates []delivery
 	for len(*inbox) > 0 {
 		d := (*inbox)[0]
+		if d.order != nil {
+			if err := a.obey(ctx, h, d); err != nil {
+				return err
+			}
+			*inbox = (*inbox)[1:]
+			continue
+		}
 		switch relate(h.entry.Operation, d.received) {
 		case first:
 			a.own(h, d.msg)
@@ -144,15 +171,8 @@ func (a *Agent) admitOnce(ctx context.Context, h *held, inbox *[]delivery) error
 			}
 			a.countRequest(d.received, resultOf(d.received))
 		case owner:
-			resumed := h.owner == nil
-			a.own(h, d.msg)
-			if resumed {
-				h.since = time.Now()
-				a.countSubtasks(h.entry.Operation, +1)
-				if err := a.step(ctx, h, Resumed{}); err != nil {
-					return err
-				}
-				a.logOf(h).Info("operation taken up", "n", h.entry.Operation.N, "state", h.entry.Operation.State, "do", h.do)
+			if err := a.resume(ctx, h, d.msg); err != nil {
+				return err
 			}
 		case duplicate:
 			duplicates = append(duplicates, d)
@@ -174,6 +194,46 @@ func (a *Agent) admitOnce(ctx context.Context, h *held, inbox *[]delivery) error
 		if err := d.msg.Ack(); err != nil {
 			a.logOf(h).Warn("duplicate not acknowledged; it will come again", "error", err)
 		}
+	}
+	return nil
+}
+
+// resume takes an operation up by the message that owns it, unless it is in hand.
+func (a *Agent) resume(ctx context.Context, h *held, msg jetstream.Msg) error {
+	inHand := h.owner != nil
+	a.own(h, msg)
+	if inHand {
+		return nil
+	}
+	h.since = time.Now()
+	a.countSubtasks(h.entry.Operation, +1)
+	if err := a.step(ctx, h, Resumed{}); err != nil {
+		return err
+	}
+	a.logOf(h).Info("operation taken up", "n", h.entry.Operation.N, "state", h.entry.Operation.State, "do", h.do)
+	return nil
+}
+
+// obey gives an order to its operation. A retry's message owns the operation from
+// then on; any other order is acknowledged, obeyed or not: who gave it reads the events.
+func (a *Agent) obey(ctx context.Context, h *held, d delivery) error {
+	op := h.entry.Operation
+	if d.order.Verb == events.Retry && op.RequestSequence == d.order.Sequence && op.RequestedAt.Equal(d.order.At) {
+		return a.resume(ctx, h, d.msg)
+	}
+	refusal := op.Accepts(d.order.Order)
+	if refusal == nil && d.order.Verb == events.Retry {
+		a.own(h, d.msg)
+	}
+	if err := a.step(ctx, h, *d.order); err != nil {
+		return err
+	}
+	a.logOf(h).Info("order", "verb", d.order.Verb, "requested_by", d.order.RequestedBy, "reason", d.order.Reason, "refused", refusal)
+	if refusal == nil && d.order.Verb == events.Retry {
+		return nil
+	}
+	if err := d.msg.Ack(); err != nil {
+		a.logOf(h).Warn("order not acknowledged; it will come again", "error", err)
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"strings"
 	"time"
 
@@ -17,6 +18,7 @@ const (
 	CodeInvalidRequest = "INVALID_REQUEST"        // cannot be decoded or breaks a limit
 	CodeKeyReused      = "IDEMPOTENCY_KEY_REUSED" // same key, other content
 	CodeExpired        = "EXPIRED"                // not submitted by expires_at
+	CodeCancelled      = "CANCELLED"              // taken back by a person before it was submitted
 	CodeDryRun         = "DRY_RUN"                // decided and reported, nothing sent
 	CodeOCPUnreachable = "OCP_UNREACHABLE"        // OCP does not answer; waits
 	CodeOCPRefused     = "OCP_REFUSED"            // a definite no of OCP
@@ -51,6 +53,7 @@ const (
 	Submit    Action = "submit"    // call OCP once → Answered
 	Reconcile Action = "reconcile" // find out what became of a call → Reconciled
 	Look      Action = "look"      // at OCP's task → Looked
+	RetryTask Action = "retry"     // have OCP run its failed task again → Again
 	Finish    Action = "finish"    // give the slot back, acknowledge the request
 )
 
@@ -79,6 +82,17 @@ type (
 	Resumed struct{}
 	// Duplicated is the same request again, Count times.
 	Duplicated struct{ Count int }
+	// Ordered is what a person wants of the operation.
+	Ordered struct {
+		events.Order
+		Sequence uint64 // of the message, which owns the operation from a retry on
+		At       time.Time
+	}
+	// Again is what came of a retry: the guard's word and, where it was Allow, OCP's answer.
+	Again struct {
+		Decision
+		Err error
+	}
 	// Decided is the guard's word.
 	Decided struct{ Decision }
 	// Answered is what the call to OCP brought; Err is classified by ocp.ClassOf.
@@ -104,6 +118,8 @@ type (
 func (Received) input()   {}
 func (Resumed) input()    {}
 func (Duplicated) input() {}
+func (Ordered) input()    {}
+func (Again) input()      {}
 func (Decided) input()    {}
 func (Answered) input()   {}
 func (Reconciled) input() {}
@@ -137,6 +153,15 @@ func (m Machine) Step(op events.Operation, in Input, now time.Time) Effects {
 		if op.N > 0 {
 			op.Duplicates += in.Count
 			return Effects{Append: m.event(&op, events.Duplicate, now)}
+		}
+	case Ordered:
+		if op.Accepts(in.Order) == nil {
+			return m.ordered(op, in, now)
+		}
+		return Effects{}
+	case Again:
+		if op.State == events.Running {
+			return m.again(op, in, now)
 		}
 	case Decided:
 		switch op.State {
@@ -238,6 +263,47 @@ func (m Machine) decided(op events.Operation, in Decided, now time.Time) Effects
 	op.SubmittedAt = now.UTC()
 	op.Reason = nil
 	return Effects{Append: m.event(&op, events.Submitting, now), Do: Submit}
+}
+
+// ordered carries out an order that op accepts.
+func (m Machine) ordered(op events.Operation, in Ordered, now time.Time) Effects {
+	if in.Verb == events.Cancel {
+		op.Reason = &events.Reason{Code: CodeCancelled, Message: signed("cancelled", in.Order)}
+		return Effects{Append: m.event(&op, events.Cancelled, now), Do: Finish}
+	}
+	op.RequestSequence, op.RequestedAt = in.Sequence, in.At.UTC()
+	op.Warnings = warn(op.Warnings, signed("OCP's task retried", in.Order))
+	op.SubmittedAt, op.EndedAt = now.UTC(), time.Time{}
+	op.Reason, op.Error = nil, nil
+	return Effects{Append: m.event(&op, events.Running, now), Do: RetryTask}
+}
+
+// again follows the task after a retry, whatever the answer: OCP refuses the retry
+// of a task that runs, and a lost answer may have been a yes. Only where the user
+// may not retry, no look can find anything new.
+func (m Machine) again(op events.Operation, in Again, now time.Time) Effects {
+	switch in.Verdict {
+	case Wait, Reject:
+		return m.failed(op, events.Error{Code: in.Reason.Code, Message: fmt.Sprintf("task %d was not retried: %s", op.Task.ID, in.Reason.Message)}, now)
+	case Fail:
+		return m.failed(op, *in.Error, now)
+	}
+	if e, ok := asOCPError(in.Err); ok && e.Class == ocp.Refused && (e.Status == http.StatusUnauthorized || e.Status == http.StatusForbidden) {
+		failure := describe(CodeOCPRefused, in.Err)
+		failure.Message = fmt.Sprintf("OCP does not let this user retry task %d: %s; does it have TASK_MANAGER?", op.Task.ID, failure.Message)
+		return m.failed(op, failure, now)
+	}
+	return Effects{Do: Look, At: now.Add(m.PollMin)}
+}
+
+func signed(what string, o events.Order) string {
+	if o.RequestedBy != "" {
+		what += " by " + o.RequestedBy
+	}
+	if o.Reason != "" {
+		what += ": " + o.Reason
+	}
+	return what
 }
 
 // wait appends only what is new: an operation that waits for the same as before
@@ -368,9 +434,12 @@ func (m Machine) looked(op events.Operation, in Looked, now time.Time) Effects {
 	if in.Err != nil {
 		return m.lookFailed(op, in, now)
 	}
+	// After a retry OCP may show the old failure for a moment.
+	retried := op.Task.Status == ocp.StatusFailed && now.Sub(op.SubmittedAt) < m.Settle
 	next := mergeTask(op.Task, in.Task, now)
 	effects := Effects{Append: m.progress(&op, next, now), Do: Look}
 	switch {
+	case in.Task.Status == ocp.StatusFailed && retried && len(effects.Append) == 0:
 	case in.Task.Finished():
 		end := m.end(op, in, now)
 		effects.Append = append(effects.Append, end.Append...)
@@ -547,9 +616,13 @@ func warn(warnings []string, w string) []string {
 	return warnings[max(0, len(warnings)-maxWarnings):]
 }
 
-// OnlyDuplicates reports whether nothing but duplicates happened between past
-// and last: then the agent that holds the operation still does.
-func OnlyDuplicates(past, last events.Operation) bool {
+// Holds reports whether an agent that last wrote past still holds an operation
+// that has come to last: nothing happened but duplicates, or it has ended, which
+// leaves nothing to be held but its request.
+func Holds(past, last events.Operation) bool {
+	if last.State.Final() {
+		return true
+	}
 	last.N, last.Duplicates, last.Agent, last.UpdatedAt, last.Changes = past.N, past.Duplicates, past.Agent, past.UpdatedAt, past.Changes
 	a, errA := json.Marshal(past)
 	b, errB := json.Marshal(last)

@@ -67,6 +67,8 @@ func (s *scenario) run(t *testing.T, d *datadriven.TestData) string {
 		s.op = e.Operation
 	}
 	switch {
+	case effects.Do == "" && len(effects.Append) == 0:
+		b.WriteString("refused\n")
 	case effects.Do == "":
 		b.WriteString("go on\n")
 	case effects.At.IsZero():
@@ -97,6 +99,7 @@ func (s *scenario) input(t *testing.T, d *datadriven.TestData) Input {
 	failure := map[string]error{
 		"":          nil,
 		"refused":   &ocp.Error{Endpoint: "server_stop", Status: 409, Code: 50002, Message: "operation not allowed", TraceID: "1f3a", Class: ocp.Refused},
+		"forbidden": &ocp.Error{Endpoint: "task_retry", Status: 403, Message: "no permission", Class: ocp.Refused},
 		"not-sent":  &ocp.Error{Endpoint: "server_stop", Class: ocp.NotSent, Err: errors.New("connection refused")},
 		"ambiguous": &ocp.Error{Endpoint: "server_stop", Class: ocp.Ambiguous, Err: errors.New("connection reset")},
 	}
@@ -120,6 +123,15 @@ func (s *scenario) input(t *testing.T, d *datadriven.TestData) Input {
 		return Resumed{}
 	case "duplicated":
 		return Duplicated{Count: 1}
+	case "ordered":
+		order := events.OrderTo(events.Verb(word), s.op)
+		order.RequestedBy, order.Reason = "me", "why not"
+		return Ordered{Order: order, Sequence: 8, At: s.now}
+	case "again":
+		if word == "busy" {
+			return Again{Decision: Decision{Verdict: Wait, Reason: events.Reason{Code: CodeClusterBusy, Message: "because"}}}
+		}
+		return Again{Decision: Decision{Verdict: Allow}, Err: failure[word]}
 	case "decided":
 		return Decided{Decision{Verdict: Verdict(word), Reason: reason, Error: &events.Error{Code: CodeOCPRefused, Message: "because"}}}
 	case "answered":

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -32,7 +33,9 @@ func (s slots) read(ctx context.Context, cluster int64) (ClusterRecord, uint64, 
 		return ClusterRecord{}, 0, fmt.Errorf("read record of cluster %d: %w", cluster, err)
 	}
 	var record ClusterRecord
-	if err := json.Unmarshal(entry.Value(), &record); err != nil {
+	decoder := json.NewDecoder(bytes.NewReader(entry.Value()))
+	decoder.DisallowUnknownFields() // what is no record must not pass for one without slots
+	if err := decoder.Decode(&record); err != nil {
 		return ClusterRecord{}, 0, fmt.Errorf("read record of cluster %d: %w", cluster, err)
 	}
 	return record, entry.Revision(), nil
@@ -107,7 +110,7 @@ func (s slots) watch(ctx context.Context, changed func(cluster int64)) error {
 		}
 		return fmt.Errorf("watch key-value bucket: %w", err)
 	}
-	defer watcher.Stop()
+	defer func() { _ = watcher.Stop() }() // ctx has ended it already, or NATS is gone
 	for {
 		select {
 		case <-ctx.Done():

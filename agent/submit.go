@@ -74,6 +74,22 @@ func (a *Agent) submit(ctx context.Context, h *held) Answered {
 	return Answered{Task: task, Err: err}
 }
 
+// retryTask has OCP run the failed task again, if the guard lets the operation have
+// its slot back.
+func (a *Agent) retryTask(ctx context.Context, h *held) (Again, error) {
+	decision, err := a.decide(ctx, h)
+	if err != nil || decision.Verdict != Allow {
+		return Again{Decision: decision}, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, a.Timeout)
+	defer cancel()
+	err = a.OCP.RetryTask(ctx, h.entry.Operation.Task.ID)
+	if err != nil {
+		a.logOf(h).Warn("OCP did not take the retry", "task", h.entry.Operation.Task.ID, "class", ocp.ClassOf(err), "error", err)
+	}
+	return Again{Decision: decision, Err: err}, nil
+}
+
 // reconcile looks what became of a call whose outcome is not known.
 func (a *Agent) reconcile(ctx context.Context, h *held) Reconciled {
 	finding := a.find(ctx, h.entry.Operation)

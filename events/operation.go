@@ -2,6 +2,7 @@ package events
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -113,6 +114,23 @@ type Subtask struct {
 type Event struct {
 	Operation
 	Token State
+}
+
+// Accepts says why an operation that stands at o does not take an order; nil where it does.
+func (o Operation) Accepts(order Order) error {
+	switch {
+	case o.N == 0:
+		return errors.New("there is no such operation")
+	case order.Kind != o.Kind || order.ClusterID != o.ClusterID || order.ServerID != o.ServerID:
+		return fmt.Errorf("it is the %s of server %d of cluster %d", o.Kind, o.ServerID, o.ClusterID)
+	case order.Verb == Cancel && o.State != Accepted && o.State != Waiting:
+		return fmt.Errorf("it is %s: only what has not been submitted to OCP can be cancelled", o.State)
+	case order.Verb == Retry && o.State != Failed:
+		return fmt.Errorf("it is %s: only what has failed can be retried", o.State)
+	case order.Verb == Retry && o.Task == nil:
+		return errors.New("it failed before OCP started a task: make a new request")
+	}
+	return nil
 }
 
 // EventID identifies this event among all: operation and number.

@@ -83,7 +83,7 @@ func requestStream(o StreamOptions) jetstream.StreamConfig {
 	return jetstream.StreamConfig{
 		Name:        RequestStream,
 		Description: "obwarden: requests, each kept until its operation has ended",
-		Subjects:    []string{RequestSubjects, TargetRequestSubjects},
+		Subjects:    []string{RequestSubjects, TargetRequestSubjects, CancelSubjects, RetrySubjects},
 		Retention:   jetstream.WorkQueuePolicy,
 		Discard:     jetstream.DiscardNew,
 		Storage:     jetstream.FileStorage,
@@ -148,7 +148,9 @@ func streamDifferences(want, got jetstream.StreamConfig) []string {
 	differ("max age", want.MaxAge, got.MaxAge)
 	if want.Retention == jetstream.WorkQueuePolicy {
 		differ("discard policy", want.Discard, got.Discard)
+		differ("duplicate window", want.Duplicates, got.Duplicates)
 	}
+	differ("allow direct", want.AllowDirect, got.AllowDirect)
 	return diff
 }
 
@@ -159,6 +161,19 @@ func (r Request) Publish(ctx context.Context, js jetstream.JetStream, kind Kind,
 	if err != nil {
 		return 0, err
 	}
+	return publish(ctx, js, msg)
+}
+
+// Publish sends an order; see Request.Publish.
+func (o Order) Publish(ctx context.Context, js jetstream.JetStream) (uint64, error) {
+	msg, err := o.Message()
+	if err != nil {
+		return 0, err
+	}
+	return publish(ctx, js, msg)
+}
+
+func publish(ctx context.Context, js jetstream.JetStream, msg *nats.Msg) (uint64, error) {
 	ack, err := js.PublishMsg(ctx, msg)
 	if errors.Is(err, jetstream.ErrNoStreamResponse) || errors.Is(err, nats.ErrNoResponders) {
 		return 0, fmt.Errorf("publish on %s: %w", msg.Subject, ErrNobody)

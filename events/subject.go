@@ -67,6 +67,8 @@ func (s State) Final() bool {
 const (
 	RequestSubjects       = "ob.server.*.request"   // target in the body
 	TargetRequestSubjects = "ob.server.*.request.>" // .<cluster>.<server>
+	CancelSubjects        = "ob.server.*.cancel.>"  // .<operation id>.<cluster>.<server>
+	RetrySubjects         = "ob.server.*.retry.>"   // .<operation id>.<cluster>.<server>
 	EventSubjects         = "ob.server.*.event.>"
 )
 
@@ -78,6 +80,15 @@ func RequestSubject(k Kind) string { return "ob.server." + string(k) + ".request
 func TargetRequestSubject(k Kind, cluster, server int64) string {
 	return fmt.Sprintf("%s.%d.%d", RequestSubject(k), cluster, server)
 }
+
+// Verb is what a person wants of an operation that is there already.
+type Verb string
+
+// The verbs.
+const (
+	Cancel Verb = "cancel" // what has not been submitted
+	Retry  Verb = "retry"  // OCP's failed task
+)
 
 // EventSubject is where the event of an operation is published; token is a
 // state, or Progress, Stalled or Duplicate. An unknown cluster or server is 0.

@@ -14,11 +14,16 @@ import (
 	"time"
 
 	"github.com/sethvargo/go-retry"
+	"github.com/sony/gobreaker/v2"
 )
+
+var errLeftAlone = errors.New("OCP has not answered for a while and is left alone for some seconds")
 
 const (
 	maxBodyBytes  = 8 << 20
 	maxRetryAfter = 24 * time.Hour
+
+	maxClockOffset = 24 * time.Hour
 
 	readRetries = 3
 	readPause   = 200 * time.Millisecond // before the first retry, doubling
@@ -106,6 +111,15 @@ func (c *Client) exchange(ctx context.Context, via *http.Client, call call) (Env
 	if err := c.budget.Wait(ctx); err != nil {
 		return Envelope{}, call.failure(NotSent, err)
 	}
+	envelope, err := c.breaker.Execute(func() (Envelope, error) { return c.attempt(ctx, via, call) })
+	if errors.Is(err, gobreaker.ErrOpenState) || errors.Is(err, gobreaker.ErrTooManyRequests) {
+		return Envelope{}, call.failure(NotSent, errLeftAlone)
+	}
+	return envelope, err
+}
+
+// attempt is one request over the wire.
+func (c *Client) attempt(ctx context.Context, via *http.Client, call call) (Envelope, error) {
 	// Until there is a connection, proxy and TLS included, not a byte of the request
 	// is written. From then on it may be, and the transport does not say how far.
 	var connected atomic.Bool
@@ -217,8 +231,9 @@ func (c *Client) setClock(header http.Header, stamp time.Time) {
 	if stamp.IsZero() {
 		stamp, _ = http.ParseTime(header.Get("Date"))
 	}
-	if !stamp.IsZero() {
-		c.offset.Store(int64(stamp.Sub(c.now())))
+	// A clock that is days off is no clock, but a constant somewhere in between.
+	if offset := stamp.Sub(c.now()); !stamp.IsZero() && offset.Abs() < maxClockOffset {
+		c.offset.Store(int64(offset))
 	}
 }
 

@@ -495,7 +495,7 @@ func TestPrintable(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{
 		"":                       "",
-		" a \n\t b ":             "a b",
+		"\ta \n\t b ":            "a b", //nolint:gocritic // white space is what is tested
 		"停止\u202e\x00\xff失败":     "停止 失败",
 		strings.Repeat("é", 200): strings.Repeat("é", 99),
 	} {
@@ -551,4 +551,42 @@ func TestStatusInsideSuccess(t *testing.T) {
 			t.Errorf("%s: got %v, want status %d", body, err, want)
 		}
 	}
+}
+
+func TestAnOCPThatDoesNotAnswerIsLeftAlone(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var asked atomic.Int64
+		var healthy atomic.Bool
+		var told []bool
+		c, err := New(Config{URL: "http://ocp.invalid", Username: "u", Password: "p", LeftAlone: func(alone bool) { told = append(told, alone) }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.reads.Transport = roundTrip(func(*http.Request) (*http.Response, error) {
+			asked.Add(1)
+			if healthy.Load() {
+				return response(200, `{"successful":true,"data":{"contents":[]}}`), nil
+			}
+			return response(503, "<html>"), nil
+		})
+		began := time.Now()
+		for range 100 {
+			_, err = c.Zones(t.Context(), 1)
+		}
+		if got, want := asked.Load(), breakerTrips+int64(time.Since(began)/breakerPause); got > want {
+			t.Errorf("%d requests reached an OCP that does not answer in %s, want %d at most", got, time.Since(began), want)
+		}
+		if ClassOf(err) != NotSent {
+			t.Errorf("the last error is %v, class %s, want not sent", err, ClassOf(err))
+		}
+		healthy.Store(true)
+		time.Sleep(breakerPause + time.Second)
+		if _, err := c.Zones(t.Context(), 1); err != nil {
+			t.Errorf("OCP answers again, but: %v", err)
+		}
+		if !slices.Equal(told, []bool{true, false}) {
+			t.Errorf("told %v, want that it is left alone, then that it is not", told)
+		}
+	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -101,7 +102,7 @@ func checkConnection(ctx context.Context, a app) error {
 	c.nats(ctx, config)
 	var health ocpHealth
 	m := metrics.New(prometheus.NewRegistry(), version(), "", func() time.Duration { return 0 })
-	client, err := newOCPClient(config, m, &health)
+	client, err := newOCPClient(config, m, &health, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return exit(exitUsage, err)
 	}

@@ -3,11 +3,13 @@ package main
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/url"
 	"os"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -196,9 +198,8 @@ func (v variable) check(value string) error {
 			return bad
 		}
 	case v.kind.Kind() == reflect.Float64:
-		var f, least float64
-		fmt.Sscan(v.min, &least)
-		if _, err := fmt.Sscan(value, &f); err != nil || !(f >= least) {
+		least, _ := strconv.ParseFloat(v.min, 64)
+		if f, err := strconv.ParseFloat(value, 64); err != nil || !(f >= least) || math.IsInf(f, 1) {
 			return bad
 		}
 	}

@@ -141,7 +141,7 @@ New here? obwarden demo shows it all, with nothing to set up.`,
 		root.AddCommand(commands...)
 	}
 	group("agent", newRun(a), newDemo(a), newSim(a), newCheck(a))
-	group("operate", newOperate(a)...)
+	group("operate", append(newOperate(a), newRetry(a), newCancel(a))...)
 	group("look", newWatch(a), newGet(a), newList(a))
 	root.AddCommand(newVersion(a))
 	return root

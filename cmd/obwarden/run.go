@@ -17,6 +17,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/sethvargo/go-retry"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/term"
@@ -94,7 +95,7 @@ func runAgent(ctx context.Context, c Config, log *slog.Logger, ready func(starte
 	var a *agent.Agent
 	m := metrics.New(registry, version(), runtime.Version(), func() time.Duration { return a.OldestProgress() })
 	var health ocpHealth
-	client, err := newOCPClient(c, m, &health)
+	client, err := newOCPClient(c, m, &health, log)
 	if err != nil {
 		return exit(exitUsage, err)
 	}
@@ -166,11 +167,21 @@ func connectAgent(ctx context.Context, url, creds string, log *slog.Logger) (*na
 	return nc, nil
 }
 
-// openStreams gives a NATS cluster that is just starting time to elect its leaders.
-func openStreams(ctx context.Context, js jetstream.JetStream, c Config) (events.Streams, error) {
+// openStreams tries until a NATS cluster that is just starting has its leaders: until
+// then its servers give no answer at all. A definite error ends it at once.
+func openStreams(ctx context.Context, js jetstream.JetStream, c Config) (streams events.Streams, err error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	return events.OpenStreams(ctx, js, events.StreamOptions{Replicas: c.Replicas, Retention: c.Retention, AckWait: c.AckWait})
+	err = retry.Do(ctx, retry.NewConstant(200*time.Millisecond), func(ctx context.Context) error {
+		try, cancel := context.WithTimeout(ctx, 2*time.Second)
+		defer cancel()
+		streams, err = events.OpenStreams(try, js, events.StreamOptions{Replicas: c.Replicas, Retention: c.Retention, AckWait: c.AckWait})
+		if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrNoResponders) {
+			return retry.RetryableError(err)
+		}
+		return err
+	})
+	return streams, err
 }
 
 // usable reports why requests cannot be taken now.
@@ -204,7 +215,7 @@ func (h *ocpHealth) String() string {
 	return "not asked yet"
 }
 
-func newOCPClient(c Config, m *metrics.Metrics, health *ocpHealth) (*ocp.Client, error) {
+func newOCPClient(c Config, m *metrics.Metrics, health *ocpHealth, log *slog.Logger) (*ocp.Client, error) {
 	return ocp.New(ocp.Config{
 		URL: c.OCPURL, Username: c.OCPUsername, Password: c.OCPPassword, AccessKey: c.OCPAccessKey, SecretKey: c.OCPSecretKey,
 		API: ocp.API(c.OCPAPI), Params: ocp.ParamStyle(c.OCPParams), CAFile: c.OCPCAFile,
@@ -214,6 +225,13 @@ func newOCPClient(c Config, m *metrics.Metrics, health *ocpHealth) (*ocp.Client,
 			health.saw(endpoint, code)
 		},
 		Retried: func(endpoint string) { m.OCPRetries.WithLabelValues(endpoint).Inc() },
+		LeftAlone: func(alone bool) {
+			if alone {
+				log.Error("OCP does not answer; it is left alone and tried now and then, operations wait", "ocp", c.OCPURL)
+			} else {
+				log.Info("OCP answers again", "ocp", c.OCPURL)
+			}
+		},
 	})
 }
 

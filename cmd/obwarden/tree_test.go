@@ -114,7 +114,7 @@ func hostile() events.Operation {
 	op := testOperation(events.Running)
 	op.Task = chain("SUCCESSFUL", "RUNNING")
 	op.Task.Name = "停止 OB 服务器\x1b]0;owned\x07"
-	op.Task.Subtasks[1].Name = "Stop\x1b[2J\x1b[1;1Hserver\nOK ‮txet"
+	op.Task.Subtasks[1].Name = "Stop\x1b[2J\x1b[1;1Hserver\nOK \u202etxet"
 	op.Task.Subtasks[2].Name = "更新观察者状态"
 	op.Request.Reason = "line one\r\nline two\x00\x9b31m"
 	op.Warnings = []string{"\xff\xfe broken"}

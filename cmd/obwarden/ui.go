@@ -102,7 +102,7 @@ func (u *ui) settle(lines []string) {
 	defer u.mu.Unlock()
 	if u.live {
 		u.write(lines)
-		io.WriteString(u.out, "\x1b[?25h") // the cursor again
+		_, _ = io.WriteString(u.out, "\x1b[?25h") // the cursor again
 		u.block = nil
 		return
 	}
@@ -123,7 +123,7 @@ func (u *ui) write(lines []string) {
 		b.WriteString(l + "\x1b[K\n")
 	}
 	b.WriteString("\x1b[J\x1b[?2026l")
-	u.out.Write(b.Bytes())
+	_, _ = u.out.Write(b.Bytes()) // a terminal that is gone sees nothing
 	u.block = lines
 }
 

@@ -118,7 +118,7 @@ func (s *Sim) authenticate(r *http.Request, body []byte) (*User, error) {
 func (s *Sim) authenticateBasic(r *http.Request) (*User, error) {
 	name, password, ok := r.BasicAuth()
 	if !ok {
-		return nil, errors.New("Basic credentials cannot be read")
+		return nil, errors.New("credentials of HTTP Basic cannot be read")
 	}
 	for i := range s.cfg.Users {
 		u := &s.cfg.Users[i]
@@ -141,10 +141,10 @@ func (s *Sim) authenticateSignature(r *http.Request, body []byte, credentials st
 	u := &s.cfg.Users[i]
 	date, err := time.Parse(http.TimeFormat, r.Header.Get("Date"))
 	if err != nil {
-		return nil, fmt.Errorf("Date %q: want RFC 1123 in GMT", r.Header.Get("Date"))
+		return nil, fmt.Errorf("header Date %q: want RFC 1123 in GMT", r.Header.Get("Date"))
 	}
 	if skew := s.cfg.Now().Sub(date).Abs(); skew > maxDateSkew { // the real clock: Advance must not lock clients out
-		return nil, fmt.Errorf("Date is %s off, more than %s", skew.Round(time.Second), maxDateSkew)
+		return nil, fmt.Errorf("header Date is %s off, more than %s", skew.Round(time.Second), maxDateSkew)
 	}
 	toSign, err := stringToSign(r, body)
 	if err != nil {

@@ -188,7 +188,9 @@ func (s *Sim) Serve(ctx context.Context, ln net.Listener) error {
 	if err := srv.Shutdown(grace); err != nil {
 		_ = srv.Close() // a client that keeps its request open has had its second
 	}
-	<-served
+	if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("ocpsim: serve %s: %w", ln.Addr(), err)
+	}
 	return nil
 }
 

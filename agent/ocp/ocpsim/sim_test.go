@@ -251,7 +251,7 @@ func delayed(t *testing.T, flag string) (*ocpsim.Sim, <-chan int) {
 	go func() {
 		status := broken
 		defer func() {
-			recover() // a recorder has no connection to break: http.ErrAbortHandler
+			_ = recover() // a recorder has no connection to break: http.ErrAbortHandler
 			answered <- status
 		}()
 		w := httptest.NewRecorder()

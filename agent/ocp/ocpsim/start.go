@@ -29,7 +29,9 @@ func Start(t TB, cfg Config) *Sim {
 	go func() { served <- s.Serve(context.Background(), ln) }()
 	t.Cleanup(func() {
 		s.Close()
-		<-served
+		if err := <-served; err != nil {
+			t.Fatalf("simulated OCP: %v", err)
+		}
 	})
 	return s
 }
