@@ -1,8 +1,6 @@
 package agent
 
 import (
-	"bytes"
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"strings"
@@ -204,6 +202,9 @@ func (m Machine) event(op *events.Operation, token events.State, now time.Time, 
 	op.Agent = m.Agent
 	op.UpdatedAt = now.UTC()
 	op.Changes = changes
+	if token != events.Duplicate {
+		op.Steps++
+	}
 	switch token {
 	case events.Progress, events.Stalled, events.Duplicate:
 	default:
@@ -273,7 +274,7 @@ func (m Machine) ordered(op events.Operation, in Ordered, now time.Time) Effects
 	}
 	op.RequestSequence, op.RequestedAt = in.Sequence, in.At.UTC()
 	op.Warnings = warn(op.Warnings, signed("OCP's task retried", in.Order))
-	op.SubmittedAt, op.EndedAt = now.UTC(), time.Time{}
+	op.RetriedAt, op.EndedAt = now.UTC(), time.Time{}
 	op.Reason, op.Error = nil, nil
 	return Effects{Append: m.event(&op, events.Running, now), Do: RetryTask}
 }
@@ -435,7 +436,7 @@ func (m Machine) looked(op events.Operation, in Looked, now time.Time) Effects {
 		return m.lookFailed(op, in, now)
 	}
 	// After a retry OCP may show the old failure for a moment.
-	retried := op.Task.Status == ocp.StatusFailed && now.Sub(op.SubmittedAt) < m.Settle
+	retried := !op.RetriedAt.IsZero() && op.Task.Status == ocp.StatusFailed && now.Sub(op.RetriedAt) < m.Settle
 	next := mergeTask(op.Task, in.Task, now)
 	effects := Effects{Append: m.progress(&op, next, now), Do: Look}
 	switch {
@@ -619,12 +620,4 @@ func warn(warnings []string, w string) []string {
 // Holds reports whether an agent that last wrote past still holds an operation
 // that has come to last: nothing happened but duplicates, or it has ended, which
 // leaves nothing to be held but its request.
-func Holds(past, last events.Operation) bool {
-	if last.State.Final() {
-		return true
-	}
-	last.N, last.Duplicates, last.Agent, last.UpdatedAt, last.Changes = past.N, past.Duplicates, past.Agent, past.UpdatedAt, past.Changes
-	a, errA := json.Marshal(past)
-	b, errB := json.Marshal(last)
-	return errA == nil && errB == nil && bytes.Equal(a, b)
-}
+func Holds(past, last events.Operation) bool { return last.Steps == past.Steps || last.State.Final() }

@@ -18,7 +18,8 @@ const OperationSchema = "obwarden.operation.v1"
 type Operation struct {
 	Schema      string `json:"schema"`
 	OperationID string `json:"operation_id"`
-	N           int    `json:"n"` // counts the operation's events from 1
+	N           int    `json:"n"`     // counts the operation's events from 1
+	Steps       int    `json:"steps"` // of these, those that are no duplicates: who wrote the latest holds it
 	Kind        Kind   `json:"kind"`
 	State       State  `json:"state"`
 	ClusterID   int64  `json:"cluster_id"` // 0: unknown, in a refusal
@@ -36,6 +37,7 @@ type Operation struct {
 	RequestedAt time.Time `json:"requested_at"`
 	UpdatedAt   time.Time `json:"updated_at"`
 	SubmittedAt time.Time `json:"submitted_at,omitzero"` // of the latest attempt
+	RetriedAt   time.Time `json:"retried_at,omitzero"`   // of the latest retry of OCP's task
 	EndedAt     time.Time `json:"ended_at,omitzero"`
 
 	Reason   *Reason  `json:"reason,omitempty"` // why it waits, was rejected or failed
