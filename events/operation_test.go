@@ -20,10 +20,10 @@ func at(second int) time.Time { return time.Date(2026, 11, 24, 21, 30, second, 0
 // fullOperation has every field of the document, and of all that it holds.
 func fullOperation() Operation {
 	return Operation{
-		Schema: OperationSchema, OperationID: OperationID("k"), N: 4, Kind: Stop, State: Running, ClusterID: 1, ServerID: 2,
+		Schema: OperationSchema, OperationID: OperationID("k"), N: 4, Steps: 3, Kind: Stop, State: Running, ClusterID: 1, ServerID: 2,
 		IdempotencyKey: "k", Attempt: 1, Agent: "host-1", Source: "cli", Request: fullRequest(), RequestSequence: 7, Duplicates: 1,
 		Traceparent: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
-		RequestedAt: at(0), UpdatedAt: at(9), SubmittedAt: at(1), EndedAt: at(10),
+		RequestedAt: at(0), UpdatedAt: at(9), SubmittedAt: at(1), RetriedAt: at(7), EndedAt: at(10),
 		Reason: &Reason{Code: "CLUSTER_BUSY", Message: "another server of cluster 1 is being stopped", Until: at(5)},
 		Error: &Error{Code: "OCP_REFUSED", Message: "no", OCPCode: 50002, HTTPStatus: 400, TraceID: "trace-1",
 			SubtaskID: 133821, Subtask: "Stop observer process", Log: "exit status 1"},
@@ -42,7 +42,7 @@ func fullOperation() Operation {
 // leastOperation has only what no operation is without: a refusal of what could not be read.
 func leastOperation() Operation {
 	return Operation{
-		Schema: OperationSchema, OperationID: OperationID(fallback), N: 1, Kind: Stop, State: Rejected, IdempotencyKey: fallback,
+		Schema: OperationSchema, OperationID: OperationID(fallback), N: 1, Steps: 1, Kind: Stop, State: Rejected, IdempotencyKey: fallback,
 		Agent: "host-1", Request: Request{IdempotencyKey: fallback}, RequestSequence: 7, RequestedAt: at(0), UpdatedAt: at(0),
 		Reason: &Reason{Code: "INVALID_REQUEST", Message: "body: empty, a JSON object is expected"},
 	}

@@ -35,7 +35,7 @@ func (o Order) Subject() string {
 // IsOrder reports whether a message of the request stream is an order, not a request.
 func IsOrder(subject string) bool {
 	tokens := strings.Split(subject, ".")
-	return len(tokens) > 3 && (Verb(tokens[3]) == Cancel || Verb(tokens[3]) == Retry)
+	return len(tokens) > 3 && tokens[0] == "ob" && tokens[1] == "server" && (Verb(tokens[3]) == Cancel || Verb(tokens[3]) == Retry)
 }
 
 // Message is the order as it is published.
@@ -80,6 +80,8 @@ func DecodeOrder(subject string, body []byte) (Order, error) {
 			faults = append(faults, fmt.Errorf("%.64q: unknown field", name))
 		} else if err := decodeString(into, raw); err != nil {
 			faults = append(faults, fmt.Errorf("%s: %w", name, err))
+		} else if len(*into) > MaxReasonBytes {
+			faults = append(faults, fmt.Errorf("%s: %d bytes, at most %d are allowed", name, len(*into), MaxReasonBytes))
 		}
 	}
 	return o, errors.Join(faults...)
