@@ -230,3 +230,111 @@ func TestTheServersWarningsAreLogged(t *testing.T) {
 		t.Errorf("got %d lines, want 3:\n%s", got, out.String())
 	}
 }
+
+// A crash may leave a record half written behind the last one that was flushed, and
+// the server's own index of any age, torn or gone: everything that was acknowledged
+// must be there all the same.
+func TestTornFilesLoseNothingThatWasAcknowledged(t *testing.T) {
+	t.Parallel()
+	index := func(tear func(path string) error) func(string) (bool, error) {
+		return func(path string) (bool, error) {
+			if filepath.Base(path) != "index.db" {
+				return false, nil
+			}
+			return true, tear(path)
+		}
+	}
+	for _, tt := range []struct {
+		name string
+		tear func(path string) (torn bool, err error)
+	}{
+		{"an old index", index(func(string) error { return nil })},
+		{"no index", index(os.Remove)},
+		{"half an index", index(func(path string) error { return os.Truncate(path, 20) })},
+		{"rubbish in the index", index(func(path string) error { return os.WriteFile(path, make([]byte, 100), 0o600) })},
+		{"half a record at the end of each block", func(path string) (bool, error) {
+			if filepath.Ext(path) != ".blk" {
+				return false, nil
+			}
+			return true, appendTo(path, []byte{0xff, 0x01, 0, 0, 7, 0, 0, 0, 1, 2, 3})
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			const half = 100
+			dataDir, crashed := t.TempDir(), t.TempDir()
+			publishAndClose(t, startServer(t, dataDir), half) // leaves an index
+			server := startServer(t, dataDir)
+			publishRequests(t, server, half)
+			// What is on disk at this moment is what kill -9 leaves: the server still runs.
+			if err := os.CopyFS(crashed, os.DirFS(dataDir)); err != nil {
+				t.Fatal(err)
+			}
+			closeServer(t, server)
+			torn := 0
+			err := filepath.WalkDir(filepath.Join(crashed, "nats"), func(path string, d os.DirEntry, err error) error {
+				if err != nil || d.IsDir() {
+					return err
+				}
+				hit, err := tt.tear(path)
+				if hit {
+					torn++
+				}
+				return err
+			})
+			if err != nil || torn == 0 {
+				t.Fatalf("%d files torn: %v", torn, err)
+			}
+			again := startServer(t, crashed)
+			defer closeServer(t, again)
+			stream, err := connect(t, again).Stream(t.Context(), RequestStream)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := stream.CachedInfo().State.Msgs; got != 2*half {
+				t.Fatalf("%d requests are there, want %d", got, 2*half)
+			}
+			for i := range uint64(2 * half) {
+				if _, err := stream.GetMsg(t.Context(), i+1); err != nil {
+					t.Errorf("request %d: %v", i+1, err)
+				}
+			}
+		})
+	}
+}
+
+// publishRequests returns once n requests are acknowledged.
+func publishRequests(t *testing.T, s *Server, n int64) {
+	t.Helper()
+	js := connect(t, s)
+	if _, err := OpenStreams(t.Context(), js, StreamOptions{Replicas: 1, Retention: time.Hour, AckWait: time.Second}); err != nil {
+		t.Fatal(err)
+	}
+	for i := range n {
+		if _, err := (Request{ClusterID: 1, ServerID: i + 1}).Publish(t.Context(), js, Stop, "cli"); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func publishAndClose(t *testing.T, s *Server, n int64) {
+	t.Helper()
+	publishRequests(t, s, n)
+	closeServer(t, s)
+}
+
+func closeServer(t *testing.T, s *Server) {
+	t.Helper()
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func appendTo(path string, data []byte) error {
+	f, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	return errors.Join(err, f.Close())
+}

@@ -124,11 +124,32 @@ func openStream(ctx context.Context, js jetstream.JetStream, want jetstream.Stre
 	if err != nil {
 		return nil, fmt.Errorf("open stream %s: %w", want.Name, err)
 	}
-	if diff := streamDifferences(want, stream.CachedInfo().Config); len(diff) > 0 {
-		return nil, fmt.Errorf("stream %s is not as this agent would make it: %s; set OBWARDEN_* to what the stream has, or change it with `nats stream edit %s`",
-			want.Name, strings.Join(diff, ", "), want.Name)
+	if err := sameStream(want, stream); err != nil {
+		return nil, err
 	}
 	return stream, nil
+}
+
+// CheckStreams reports what has become of the streams since they were opened.
+func CheckStreams(ctx context.Context, js jetstream.JetStream, o StreamOptions) error {
+	for _, want := range []jetstream.StreamConfig{requestStream(o), operationStream(o)} {
+		stream, err := js.Stream(ctx, want.Name)
+		if err != nil {
+			return fmt.Errorf("stream %s: %w", want.Name, err)
+		}
+		if err := sameStream(want, stream); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func sameStream(want jetstream.StreamConfig, stream jetstream.Stream) error {
+	if diff := streamDifferences(want, stream.CachedInfo().Config); len(diff) > 0 {
+		return fmt.Errorf("stream %s is not as this agent would make it: %s; set OBWARDEN_* to what the stream has, or change it with `nats stream edit %s`",
+			want.Name, strings.Join(diff, ", "), want.Name)
+	}
+	return nil
 }
 
 // streamDifferences compares what the guarantees rest on. Limits on size and

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -458,5 +459,112 @@ func awaitText(t *testing.T, lines *bufio.Reader, text string) {
 		if err == io.EOF {
 			t.Fatalf("no %q before the end", text)
 		}
+	}
+}
+
+// natsServer is a NATS server of its own, beside the agents.
+func (s site) natsServer(t *testing.T) {
+	t.Helper()
+	server, err := events.StartServer(s.environ["OBWARDEN_NATS_LISTEN"], t.TempDir(), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := server.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	s.environ["OBWARDEN_NATS_URL"] = server.URL()
+}
+
+func TestThreeAgentsOneKilled300CopiesOf6RequestsAre6Calls(t *testing.T) {
+	t.Parallel()
+	clusters, err := ocpsim.Grid(6, 3, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newSite(t, ocpsim.Config{Clusters: clusters, Speed: 30})
+	s.natsServer(t)
+	var agents []*process
+	for range 3 {
+		agents = append(agents, startProcess(t, s.environ, "run"))
+	}
+	s.ready(t)
+	js := s.connect(t)
+	for i := range 300 {
+		c := clusters[i%6]
+		publish(t, js, events.Request{IdempotencyKey: fmt.Sprint("k", i%6), ClusterID: c.ID, ServerID: c.Zones[0].Servers[0].ID})
+		if i == 150 {
+			agents[0].kill()
+		}
+	}
+	for i := range 6 {
+		if operation := awaitEnd(t, js, fmt.Sprint("k", i)); operation.State != events.Succeeded {
+			t.Errorf("k%d ended %s: %+v", i, operation.State, operation.Reason)
+		}
+	}
+	if posts := s.sim.Posts(ocpsim.ServerStop); posts != 6 {
+		t.Errorf("%d calls, want 6", posts)
+	}
+}
+
+// TestAPausedAgentLetsGo stops one of two agents (SIGSTOP) in the middle of an
+// operation, for longer than the ack wait: the other ends it, and the first, awake
+// again, neither writes nor calls.
+func TestAPausedAgentLetsGo(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, ocpsim.Config{Speed: 30})
+	s.natsServer(t)
+	first := startProcess(t, s.environ, "run")
+	s.ready(t)
+	js := s.connect(t)
+	publish(t, js, events.Request{IdempotencyKey: "k", ClusterID: 1, ServerID: 2})
+	awaitState(t, js, "k", events.Running)
+	if err := first.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	second := startProcess(t, s.environ, "run")
+	operation := awaitEnd(t, js, "k")
+	if operation.State != events.Succeeded {
+		t.Errorf("ended %s: %+v", operation.State, operation.Reason)
+	}
+	if err := first.cmd.Process.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	publish(t, js, events.Request{IdempotencyKey: "next", ClusterID: 1, ServerID: 3})
+	awaitEnd(t, js, "next")
+	if again := awaitEnd(t, js, "k"); again.N != operation.N {
+		t.Errorf("%d events after the end", again.N-operation.N)
+	}
+	if posts := s.sim.Posts(ocpsim.ServerStop); posts != 2 {
+		t.Errorf("%d calls for two operations", posts)
+	}
+	for _, p := range []*process{first, second} {
+		if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		if code := p.wait(); code != 0 {
+			t.Errorf("exit code %d, want 0", code)
+		}
+	}
+}
+
+func awaitState(t *testing.T, js jetstream.JetStream, key string, want events.State) {
+	t.Helper()
+	deadline := time.Now().Add(patience)
+	for {
+		stream, err := js.Stream(t.Context(), events.OperationStream)
+		if err == nil {
+			msg, err := stream.GetLastMsgForSubject(t.Context(), events.OperationSubjects(events.OperationID(key)))
+			if err == nil {
+				if e, err := events.DecodeEvent(msg.Subject, msg.Data); err == nil && e.State == want {
+					return
+				}
+			}
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s is not %s", key, want)
+		}
+		time.Sleep(20 * time.Millisecond)
 	}
 }

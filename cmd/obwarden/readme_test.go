@@ -205,3 +205,31 @@ func codes(t *testing.T) []string {
 	}
 	return values
 }
+
+// Every promise names the tests that hold it: they must be there.
+func TestREADMENamesTestsThatExist(t *testing.T) {
+	t.Parallel()
+	var all strings.Builder
+	for _, pattern := range []string{"*_test.go", "../../agent/*_test.go", "../../agent/*/*_test.go", "../../events/*_test.go"} {
+		files, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range files {
+			content, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			all.Write(content)
+		}
+	}
+	named := regexp.MustCompile("`(Test[A-Za-z0-9]+)`").FindAllStringSubmatch(readREADME(t), -1)
+	if len(named) < 10 {
+		t.Errorf("the README names %d tests", len(named))
+	}
+	for _, name := range named {
+		if !strings.Contains(all.String(), "func "+name[1]+"(") {
+			t.Errorf("the README names %s, which does not exist", name[1])
+		}
+	}
+}

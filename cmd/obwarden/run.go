@@ -29,8 +29,10 @@ import (
 	"obwarden/metrics"
 )
 
-// startTimeout is how long NATS may take to be there when the agent starts.
-const startTimeout = 30 * time.Second
+const (
+	startTimeout  = 30 * time.Second // until NATS is there when the agent starts
+	readyInterval = 10 * time.Second // between looks at whether the agent is ready
+)
 
 func newRun(a app) *cobra.Command {
 	return &cobra.Command{
@@ -60,8 +62,8 @@ type started struct {
 }
 
 // runAgent runs an agent until ctx ends, with its NATS server where none is
-// configured. ready, if not nil, is called once requests are taken.
-func runAgent(ctx context.Context, c Config, log *slog.Logger, ready func(started)) (err error) {
+// configured. running, if not nil, is called once requests are taken.
+func runAgent(ctx context.Context, c Config, log *slog.Logger, running func(started)) (err error) {
 	listener, err := net.Listen("tcp", c.HTTPListen)
 	if err != nil {
 		return fmt.Errorf("HTTP listen address: %w; free it, or choose another OBWARDEN_HTTP_LISTEN", err)
@@ -108,7 +110,8 @@ func runAgent(ctx context.Context, c Config, log *slog.Logger, ready func(starte
 		// A call must be over well before anybody may take it for lost.
 		Timeout: min(c.OCPTimeout, c.Settle/2),
 	})
-	handler := web.Handler(web.Config{Gatherer: registry, OCP: health.String, Ready: func(ctx context.Context) error { return usable(ctx, nc, js) }})
+	ready := func(ctx context.Context) error { return usable(ctx, nc, js, c) }
+	handler := web.Handler(web.Config{Gatherer: registry, OCP: health.String, Ready: ready})
 
 	if c.anonymous() {
 		log.Warn("no credentials for OCP: set OBWARDEN_OCP_USERNAME and OBWARDEN_OCP_PASSWORD, or OBWARDEN_OCP_ACCESS_KEY and OBWARDEN_OCP_SECRET_KEY")
@@ -117,9 +120,10 @@ func runAgent(ctx context.Context, c Config, log *slog.Logger, ready func(starte
 	group.Go(func() error { return web.Serve(ctx, listener, handler) })
 	group.Go(func() error { return a.Run(ctx) })
 	group.Go(func() error { sayHello(ctx, client, c, log); return nil })
+	group.Go(func() error { watchReady(ctx, ready, log); return nil })
 	log.Info("ready", "version", version(), "nats", nc.ConnectedUrlRedacted(), "http", "http://"+listener.Addr().String(), "ocp", c.OCPURL)
-	if ready != nil {
-		ready(started{NATS: js, URL: url, HTTP: "http://" + listener.Addr().String()})
+	if running != nil {
+		running(started{NATS: js, URL: url, HTTP: "http://" + listener.Addr().String()})
 	}
 	err = group.Wait()
 	log.Info("stopped")
@@ -175,7 +179,7 @@ func openStreams(ctx context.Context, js jetstream.JetStream, c Config) (streams
 	err = retry.Do(ctx, retry.NewConstant(200*time.Millisecond), func(ctx context.Context) error {
 		try, cancel := context.WithTimeout(ctx, 2*time.Second)
 		defer cancel()
-		streams, err = events.OpenStreams(try, js, events.StreamOptions{Replicas: c.Replicas, Retention: c.Retention, AckWait: c.AckWait})
+		streams, err = events.OpenStreams(try, js, streamOptions(c))
 		if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrNoResponders) {
 			return retry.RetryableError(err)
 		}
@@ -184,17 +188,45 @@ func openStreams(ctx context.Context, js jetstream.JetStream, c Config) (streams
 	return streams, err
 }
 
-// usable reports why requests cannot be taken now.
-func usable(ctx context.Context, nc *nats.Conn, js jetstream.JetStream) error {
+// usable reports why requests cannot be taken now, or not be relied upon: streams
+// that are gone, or changed under the agent.
+func usable(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, c Config) error {
 	if !nc.IsConnected() {
 		return errors.New("not connected")
 	}
-	for _, name := range []string{events.RequestStream, events.OperationStream} {
-		if _, err := js.Stream(ctx, name); err != nil {
-			return fmt.Errorf("stream %s: %w", name, err)
+	return events.CheckStreams(ctx, js, streamOptions(c))
+}
+
+// watchReady says so when the agent stops being ready, and when it is again, also
+// where nobody asks.
+func watchReady(ctx context.Context, ready func(context.Context) error, log *slog.Logger) {
+	tick := time.NewTicker(readyInterval)
+	defer tick.Stop()
+	was := ""
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
 		}
+		now := ""
+		try, cancel := context.WithTimeout(ctx, readyInterval)
+		if err := ready(try); err != nil && ctx.Err() == nil {
+			now = err.Error()
+		}
+		cancel()
+		switch {
+		case now != "" && now != was:
+			log.Error("not ready: requests cannot be taken, or not be relied upon; nothing is repaired behind your back", "error", now)
+		case now == "" && was != "":
+			log.Info("ready again")
+		}
+		was = now
 	}
-	return nil
+}
+
+func streamOptions(c Config) events.StreamOptions {
+	return events.StreamOptions{Replicas: c.Replicas, Retention: c.Retention, AckWait: c.AckWait}
 }
 
 // ocpHealth is how the latest exchange with OCP went.
