@@ -71,12 +71,17 @@ func (j Journal) Last(ctx context.Context, operationID string) (Entry, error) {
 // journal must stand still. It returns ErrConflict where after is no longer the
 // operation's last event.
 func (j Journal) Append(ctx context.Context, after Entry, appended []events.Event) (Entry, error) {
+	batch := len(appended) >= batchFrom
 	for len(appended) > 0 {
 		n := 1
-		if len(appended) >= batchFrom {
+		if batch {
 			n = len(appended)
 		}
 		last, err := j.appendSurely(ctx, after, appended[:n])
+		if batch && refusesBatches(err) {
+			batch = false // one by one, then
+			continue
+		}
 		if err != nil {
 			return after, fmt.Errorf("append event %s: %w", appended[0].EventID(), err)
 		}
@@ -130,8 +135,15 @@ func isOurs(found Entry, e events.Event) bool {
 	return err == nil && bytes.Equal(ours.Data, theirs.Data)
 }
 
-// isPermanent: no number of tries makes the message smaller.
-func isPermanent(err error) bool { return errors.Is(err, nats.ErrMaxPayload) }
+// isPermanent: no number of tries makes the message smaller, or the server another.
+func isPermanent(err error) bool { return errors.Is(err, nats.ErrMaxPayload) || refusesBatches(err) }
+
+// refusesBatches: the stream was made without them, the server is older than 2.14
+// and takes no message ids in them, or has too many under way.
+func refusesBatches(err error) bool {
+	return errors.Is(err, jetstreamext.ErrBatchPublishNotEnabled) || errors.Is(err, jetstreamext.ErrBatchPublishUnsupportedHeader) ||
+		errors.Is(err, jetstreamext.ErrBatchPublishTooManyInflight) || errors.Is(err, jetstreamext.ErrAtomicPublishTooManyInflight)
+}
 
 func (j Journal) publish(ctx context.Context, after Entry, appended []events.Event) (sequence uint64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, appendTimeout)

@@ -102,6 +102,20 @@ func TestAnAppendThatWasStoredBeforeIsFound(t *testing.T) {
 	}
 }
 
+func TestAStreamWithoutBatchesIsAppendedToOneByOne(t *testing.T) {
+	t.Parallel()
+	r, j, _ := newJournal(t)
+	config := j.stream.CachedInfo().Config
+	config.AllowAtomicPublish = false
+	if _, err := r.js.UpdateStream(t.Context(), config); err != nil {
+		t.Fatal(err)
+	}
+	last, err := j.Append(t.Context(), Entry{}, next(Entry{}, "a", 2*batchFrom))
+	if err != nil || last.Sequence != 2*batchFrom {
+		t.Errorf("sequence %d, %v; want %d", last.Sequence, err, 2*batchFrom)
+	}
+}
+
 func TestAnAppendEndsWithItsContextWhileTheStreamIsGone(t *testing.T) {
 	t.Parallel()
 	r, j, _ := newJournal(t)
