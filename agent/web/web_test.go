@@ -1,0 +1,93 @@
+package web
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func get(t *testing.T, h http.Handler, path string) (int, string) {
+	t.Helper()
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+	return w.Code, w.Body.String()
+}
+
+func TestReadinessIsNATSAndNotOCP(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name   string
+		nats   error
+		status int
+		want   string
+	}{
+		{"NATS usable, OCP away", nil, 200, `{"ready":true,"nats":"ok","ocp":"in trouble"}`},
+		{"NATS away", errors.New("not connected"), 503, `{"ready":false,"nats":"not connected","ocp":"in trouble"}`},
+	} {
+		h := Handler(Config{
+			Gatherer: prometheus.NewRegistry(),
+			Ready:    func(context.Context) error { return tt.nats },
+			OCP:      func() string { return "in trouble" },
+		})
+		if status, body := get(t, h, ReadyPath); status != tt.status || strings.TrimSpace(body) != tt.want {
+			t.Errorf("%s: %d %s, want %d %s", tt.name, status, body, tt.status, tt.want)
+		}
+		if status, _ := get(t, h, HealthyPath); status != 200 {
+			t.Errorf("%s: healthy answers %d", tt.name, status)
+		}
+	}
+}
+
+func TestMetricsAreServedAndOtherPathsAreNot(t *testing.T) {
+	t.Parallel()
+	registry := prometheus.NewRegistry()
+	counter := prometheus.NewCounter(prometheus.CounterOpts{Name: "seen_total", Help: "Seen."})
+	registry.MustRegister(counter)
+	h := Handler(Config{Gatherer: registry})
+	if status, body := get(t, h, MetricsPath); status != 200 || !strings.Contains(body, "seen_total 0") {
+		t.Errorf("metrics: %d %s", status, body)
+	}
+	if status, _ := get(t, h, "/nothing"); status != 404 {
+		t.Errorf("another path answers %d, want 404", status)
+	}
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest(http.MethodPost, MetricsPath, nil))
+	if w.Code != http.StatusMethodNotAllowed {
+		t.Errorf("POST answers %d, want 405", w.Code)
+	}
+}
+
+func TestServeEndsWithItsContext(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- Serve(ctx, l, Handler(Config{Gatherer: prometheus.NewRegistry()})) }()
+	response, err := http.Get("http://" + l.Addr().String() + HealthyPath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := io.ReadAll(response.Body)
+	if err != nil || string(body) != "healthy\n" {
+		t.Errorf("healthy: %q, %v", body, err)
+	}
+	_ = response.Body.Close()
+	http.DefaultClient.CloseIdleConnections()
+	cancel()
+	if err := <-done; err != nil {
+		t.Errorf("ended with %v", err)
+	}
+}
