@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -82,6 +83,7 @@ type held struct {
 	since    time.Time // from when the settle time of the latest call counts
 	cause    error     // why the outcome of the latest call is not known
 	failures int       // looks in a row that failed
+	refusals int       // looks in a row that OCP refused
 }
 
 // position is what others may read of an operation while it is worked on.
@@ -100,6 +102,7 @@ func New(c Config) *Agent {
 		js: c.JetStream, stream: c.Streams.Operations, log: c.Log,
 		appended: func(took time.Duration) { c.Metrics.JournalAppend.Observe(took.Seconds()) },
 		conflict: c.Metrics.JournalConflicts.Inc,
+		trouble:  &atomic.Pointer[error]{},
 	}
 	a.slots = slots{bucket: c.Streams.Clusters, ended: a.ended}
 	return a
@@ -238,10 +241,10 @@ func (a *Agent) work(ctx context.Context, h *held) {
 	for {
 		a.mu.Lock()
 		var inbox []delivery
-		if h.do != Submit { // nothing comes between the intent and the call
+		if h.do != Submit && ctx.Err() == nil { // nothing comes between the intent and the call
 			inbox, h.inbox = h.inbox, nil
 		}
-		done := len(inbox) == 0 && (a.closing || h.owner == nil || time.Now().Before(h.at))
+		done := len(inbox) == 0 && (ctx.Err() != nil || a.closing || h.owner == nil || time.Now().Before(h.at))
 		if done {
 			a.park(ctx, h)
 		}
@@ -321,6 +324,7 @@ func (a *Agent) step(ctx context.Context, h *held, in Input) error {
 		before := h.entry.Operation
 		after, err := a.journal.Append(ctx, h.entry, effects.Append)
 		if errors.Is(err, ErrConflict) {
+			h.entry = after // what went before the conflict is written
 			last, errLast := a.journal.Last(ctx, h.id)
 			if errLast == nil && h.entry.Sequence > 0 && Holds(h.entry.Operation, last.Operation) {
 				h.entry = last
@@ -353,7 +357,7 @@ func (a *Agent) act(ctx context.Context, h *held) error {
 		if err != nil {
 			return err
 		}
-		return a.step(ctx, h, Decided{decision})
+		return a.step(ctx, h, Decided{Decision: decision, Offset: a.OCP.ClockOffset()})
 	case Submit:
 		h.do = Reconcile // whatever goes wrong from here on, the call is not made again
 		return a.step(ctx, h, a.submit(ctx, h))
@@ -428,6 +432,14 @@ func (a *Agent) OldestProgress() time.Duration {
 		}
 	}
 	return oldest
+}
+
+// JournalError is why the latest append to the journal failed, while they do.
+func (a *Agent) JournalError() error {
+	if err := a.journal.trouble.Load(); err != nil {
+		return fmt.Errorf("journal cannot be written: %w", *err)
+	}
+	return nil
 }
 
 func (a *Agent) logOf(h *held) *slog.Logger {

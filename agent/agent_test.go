@@ -3,8 +3,10 @@ package agent
 import (
 	"bytes"
 	"context"
+	"flag"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -24,6 +26,10 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	flag.Parse()
+	if f := flag.Lookup("test.parallel"); f.Value.String() == fmt.Sprint(runtime.GOMAXPROCS(0)) {
+		_ = f.Value.Set("8") // they wait far more than they work
+	}
 	goleak.VerifyTestMain(m,
 		// The NATS server's own, which live as long as the process.
 		goleak.IgnoreTopFunction("github.com/nats-io/nats-server/v2/server.(*Server).startGoRoutine.func1"),
@@ -787,4 +793,118 @@ func TestAFailedTaskIsRetriedInTheSameOperation(t *testing.T) {
 	}
 	r.awaitNoOpenRequests()
 	r.wantPosts(1)
+}
+
+// An agent that decides late, on what another has under way already, must not give
+// that one's slot away.
+func TestASlotIsGivenBackAtTheEndAlone(t *testing.T) {
+	t.Parallel()
+	r, _, _ := newJournal(t)
+	bucket, err := r.js.KeyValue(t.Context(), events.ClusterBucket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := slots{bucket: bucket, ended: func(context.Context, string) bool { return false }}
+	for _, verdict := range []Verdict{Allow, Wait, Reject} {
+		for _, hold := range []bool{true, false} {
+			if _, err := s.take(t.Context(), 1, Slot{OperationID: "a"}, true, func(ClusterRecord) Decision { return Decision{Verdict: Allow} }); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := s.take(t.Context(), 1, Slot{OperationID: "a"}, hold, func(ClusterRecord) Decision { return Decision{Verdict: verdict} }); err != nil {
+				t.Fatal(err)
+			}
+			if record, _, err := s.read(t.Context(), 1); err != nil || !record.holds("a") {
+				t.Errorf("%s, hold %v: the slot is gone (%v)", verdict, hold, err)
+			}
+		}
+	}
+}
+
+func TestARetryHoldsItsSlotWhateverItsRequestSays(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, ocpsim.Config{Speed: 50})
+	r.fault("server_stop:fail_subtask,subtask=Stop server,server=2")
+	r.agent()
+	expires := time.Now().Add(700 * time.Millisecond)
+	r.publish("ob.server.stop.request", fmt.Sprintf(`{"idempotency_key":"k","cluster_id":1,"server_id":2,"expires_at":%q}`, expires.Format(time.RFC3339Nano)))
+	r.awaitEnd("k", events.Failed)
+	r.awaitNoOpenRequests()
+	time.Sleep(time.Until(expires)) // what is expired is what this test is about
+	r.order(events.Retry, "k", 2)
+	r.await("the retry", func(e events.Event) bool { return !e.RetriedAt.IsZero() && e.Token == events.Progress })
+	r.stop("other", 1, 3)
+	r.awaitToken("other", events.Waiting)
+	r.awaitToken("k", events.Succeeded)
+	r.awaitEnd("other", events.Succeeded)
+}
+
+func TestACancelRightBehindItsRequestIsNotLost(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, ocpsim.Config{Speed: 1})
+	for i := range 2 {
+		r.machine.Agent = fmt.Sprint("agent", i)
+		r.agent()
+	}
+	r.stop("long", 1, 2)
+	r.awaitToken("long", events.Running)
+	for i := range 10 {
+		key := fmt.Sprint("k", i)
+		r.stop(key, 1, 3)
+		r.order(events.Cancel, key, 3)
+	}
+	for i := range 10 {
+		r.awaitEnd(fmt.Sprint("k", i), events.Cancelled)
+	}
+}
+
+func TestAnAgentEndsWhileNATSIsAway(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, ocpsim.Config{Speed: 5})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	done := r.agentRunning(ctx)
+	r.stop("k", 1, 2)
+	r.awaitToken("k", events.Running)
+	for range 50 {
+		r.stop("k", 1, 2)
+	}
+	address := strings.TrimPrefix(r.nats.URL(), "nats://")
+	r.stopNATS()
+	began := time.Now()
+	cancel()
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Errorf("ended with %v", err)
+		}
+	case <-time.After(testPatience):
+		t.Fatal("goes on")
+	}
+	if took := time.Since(began); took > 3*time.Second {
+		t.Errorf("took %s to end, want less than 3 s", took)
+	}
+	r.startNATS(address)
+}
+
+func TestThoseThatWaitForASlotDoNotAskOCP(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, ocpsim.Config{Speed: 100})
+	r.agent()
+	const requests = 10
+	for i := range requests {
+		r.stop(fmt.Sprint("k", i), 1, int64(1+i%6)) // the second stop of a server is refused by OCP: an end too
+	}
+	for i := range requests {
+		id := events.OperationID(fmt.Sprint("k", i))
+		r.await("an end", func(e events.Event) bool { return e.OperationID == id && e.Token.Final() })
+	}
+	looks := 0
+	for _, entry := range r.sim.Log() {
+		if entry.Endpoint == ocpsim.ZonesList {
+			looks++
+		}
+	}
+	if looks > 2*requests {
+		t.Errorf("%d looks at the topology for %d requests", looks, requests)
+	}
 }

@@ -17,12 +17,16 @@ func (a *Agent) look(ctx context.Context, h *held) Looked {
 	}
 	if err != nil {
 		h.failures++
+		h.refusals++
+		if ocp.ClassOf(err) != ocp.Refused {
+			h.refusals = 0
+		}
 		if ctx.Err() == nil {
 			a.logOf(h).Warn("look at OCP's task failed", "task", id, "in_a_row", h.failures, "error", err)
 		}
-		return Looked{Err: err, Failures: h.failures}
+		return Looked{Err: err, Failures: h.failures, Refusals: h.refusals}
 	}
-	h.failures = 0
+	h.failures, h.refusals = 0, 0
 	in := Looked{Task: task}
 	if task.Status == ocp.StatusFailed {
 		in.Log = a.failureLog(ctx, h, task)

@@ -61,6 +61,10 @@ type ClusterRecord struct {
 	Active []Slot `json:"active"`
 }
 
+func (r ClusterRecord) holds(operationID string) bool {
+	return slices.ContainsFunc(r.Active, func(s Slot) bool { return s.OperationID == operationID })
+}
+
 // Question is everything that a decision rests on.
 type Question struct {
 	Policy    Policy
@@ -82,6 +86,17 @@ func rules() []func(Question) *Decision {
 		oneOperationAServer,
 		maxConcurrentACluster,
 	}
+}
+
+// decideOnRecord is the guard's word as far as the record alone gives it: most of
+// those that wait, wait for a slot, and OCP need not be asked to find that out.
+func decideOnRecord(q Question) Decision {
+	for _, rule := range []func(Question) *Decision{oneOperationAServer, maxConcurrentACluster} {
+		if d := rule(q); d != nil {
+			return *d
+		}
+	}
+	return Decision{Verdict: Allow}
 }
 
 // decide is the guard: pure, so that every decision can be explained and tested.

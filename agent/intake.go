@@ -19,6 +19,10 @@ const (
 	// intakeRetry is the pause after an error of the consumer, so that a NATS server
 	// that is away is not asked in a busy loop.
 	intakeRetry = time.Second
+	// orderPatience is how long an order may come before the first event of its
+	// operation, and orderRetry how often it is looked at meanwhile.
+	orderPatience = 10 * time.Second
+	orderRetry    = 500 * time.Millisecond
 )
 
 // errStreamsGone ends an agent: what it works with was taken away under it.
@@ -39,14 +43,23 @@ func (a *Agent) intake(ctx, work context.Context) error {
 		return fmt.Errorf("take requests from stream %s: %w", events.RequestStream, err)
 	}
 	// Draining brings out what the client holds ready, so that it is handed back too.
-	stop := context.AfterFunc(ctx, messages.Drain)
+	// Without a connection there is nobody to hand it to, and draining waits for one.
+	stop := context.AfterFunc(ctx, func() {
+		if a.JetStream.Conn().IsConnected() {
+			messages.Drain()
+		} else {
+			messages.Stop()
+		}
+	})
 	defer stop()
 	defer messages.Stop()
 	for {
 		msg, err := messages.Next()
 		switch {
-		case errors.Is(err, jetstream.ErrMsgIteratorClosed):
+		case errors.Is(err, jetstream.ErrMsgIteratorClosed) && ctx.Err() != nil:
 			return nil
+		case errors.Is(err, jetstream.ErrMsgIteratorClosed):
+			return errors.New("the connection to NATS was closed for good")
 		case errors.Is(err, jetstream.ErrConsumerDeleted) || errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound):
 			return errStreamsGone
 		case err != nil:
@@ -220,6 +233,10 @@ func (a *Agent) obey(ctx context.Context, h *held, d delivery) error {
 	op := h.entry.Operation
 	if d.order.Verb == events.Retry && op.RequestSequence == d.order.Sequence && op.RequestedAt.Equal(d.order.At) {
 		return a.resume(ctx, h, d.msg)
+	}
+	if op.N == 0 && time.Since(d.order.At) < orderPatience {
+		// Its request may be in another agent's hands, and not written yet.
+		return d.msg.NakWithDelay(orderRetry)
 	}
 	refusal := op.Accepts(d.order.Order)
 	if refusal == nil && d.order.Verb == events.Retry {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -39,6 +40,7 @@ type Journal struct {
 	log      *slog.Logger
 	appended func(took time.Duration) // one append or batch, flushed
 	conflict func()
+	trouble  *atomic.Pointer[error] // why the latest append failed; nil: it did not
 }
 
 // Entry is an operation with the place of its last event in the journal. The
@@ -101,6 +103,7 @@ func (j Journal) appendSurely(ctx context.Context, after Entry, appended []event
 		began := time.Now()
 		sequence, published := j.publish(ctx, after, appended)
 		if published == nil {
+			j.trouble.Store(nil)
 			j.appended(time.Since(began))
 			last = Entry{Operation: appended[len(appended)-1].Operation, Sequence: sequence}
 			return nil
@@ -108,6 +111,7 @@ func (j Journal) appendSurely(ctx context.Context, after Entry, appended []event
 		found, err := j.Last(ctx, appended[0].OperationID)
 		switch {
 		case err != nil:
+			j.trouble.Store(&published)
 			j.log.Warn("journal neither written nor read, trying again", "event", appended[0].EventID(), "error", published)
 			return retry.RetryableError(errors.Join(published, err))
 		case isOurs(found, appended[len(appended)-1]):
@@ -119,6 +123,7 @@ func (j Journal) appendSurely(ctx context.Context, after Entry, appended []event
 		case isPermanent(published):
 			return published
 		}
+		j.trouble.Store(&published)
 		j.log.Warn("journal not written, trying again", "event", appended[0].EventID(), "error", published)
 		return retry.RetryableError(published)
 	})

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -25,6 +26,7 @@ func newJournal(t *testing.T) (*rig, Journal, func() int) {
 	j := Journal{
 		js: r.js, stream: streams.Operations, log: slog.New(slog.DiscardHandler),
 		appended: func(time.Duration) {},
+		trouble:  &atomic.Pointer[error]{},
 		conflict: func() { mu.Lock(); defer mu.Unlock(); conflicts++ },
 	}
 	return r, j, func() int { mu.Lock(); defer mu.Unlock(); return conflicts }

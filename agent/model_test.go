@@ -248,9 +248,9 @@ func (c *modelChecker) moves(w world, i int) []world {
 	}
 	switch a.do {
 	case Decide:
-		move(0, "allowed", Decided{Decision{Verdict: Allow}}, nil)
-		move(1, "wait", Decided{Decision{Verdict: Wait, Reason: events.Reason{Code: CodeClusterBusy}}}, nil)
-		move(1, "reject", Decided{Decision{Verdict: Reject, Reason: events.Reason{Code: CodeNotFound}}}, nil)
+		move(0, "allowed", Decided{Decision: Decision{Verdict: Allow}}, nil)
+		move(1, "wait", Decided{Decision: Decision{Verdict: Wait, Reason: events.Reason{Code: CodeClusterBusy}}}, nil)
+		move(1, "reject", Decided{Decision: Decision{Verdict: Reject, Reason: events.Reason{Code: CodeNotFound}}}, nil)
 	case Submit:
 		c.submits(w, a, move)
 	case Reconcile:
@@ -258,7 +258,7 @@ func (c *modelChecker) moves(w world, i int) []world {
 	case Look:
 		move(0, "sees the task", Looked{Task: w.task()}, nil)
 		move(1, "OCP does not answer", Looked{Err: lost(), Failures: 1}, nil)
-		move(1, "OCP refuses for good", Looked{Err: &ocp.Error{Class: ocp.Refused, Status: 403}, Failures: refusalsUntilFailed}, nil)
+		move(1, "OCP refuses for good", Looked{Err: &ocp.Error{Class: ocp.Refused, Status: 403}, Refusals: refusalsUntilFailed}, nil)
 	case Finish:
 		n := w.then("agent %d acknowledges", i)
 		n.acked, n.agents[i] = true, modelAgent{}

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -19,6 +20,7 @@ const (
 	CodeCancelled      = "CANCELLED"              // taken back by a person before it was submitted
 	CodeDryRun         = "DRY_RUN"                // decided and reported, nothing sent
 	CodeOCPUnreachable = "OCP_UNREACHABLE"        // OCP does not answer; waits
+	CodeOCPBudget      = "OCP_BUDGET"             // the request budget is used up; waits
 	CodeOCPRefused     = "OCP_REFUSED"            // a definite no of OCP
 	CodeUnanswered     = "OCP_UNANSWERED"         // every call went unanswered, none arrived
 	CodeSubtaskFailed  = "SUBTASK_FAILED"         // OCP's task failed
@@ -92,7 +94,10 @@ type (
 		Err error
 	}
 	// Decided is the guard's word.
-	Decided struct{ Decision }
+	Decided struct {
+		Decision
+		Offset time.Duration // OCP's clock minus ours
+	}
 	// Answered is what the call to OCP brought; Err is classified by ocp.ClassOf.
 	Answered struct {
 		Task ocp.Task
@@ -110,6 +115,7 @@ type (
 		Log      string // of the failed subtask, where there is one
 		Err      error
 		Failures int // looks in a row that failed, this one included
+		Refusals int // looks in a row that OCP refused, this one included
 	}
 )
 
@@ -136,6 +142,9 @@ type Machine struct {
 	StallAfter time.Duration
 	PollMin    time.Duration // spacing of looks while a task moves
 	PollMax    time.Duration // spacing of looks at a task that does not
+	// Refresh is after how long without an event an open operation says again how
+	// it stands: well before the journal forgets the last one. 0: never.
+	Refresh time.Duration
 }
 
 // Step says what follows from in for an operation that stands at op. An input
@@ -241,6 +250,8 @@ func (m Machine) decided(op events.Operation, in Decided, now time.Time) Effects
 	switch {
 	case in.Verdict == Fail:
 		return m.failed(op, *in.Error, now)
+	case in.Verdict == Reject && op.Attempt > 0: // rejected means that nothing was ever sent
+		return m.failed(op, events.Error{Code: in.Reason.Code, Message: in.Reason.Message}, now)
 	case in.Verdict == Reject:
 		op.Reason = &in.Reason
 		return Effects{Append: m.event(&op, events.Rejected, now), Do: Finish}
@@ -261,7 +272,10 @@ func (m Machine) decided(op events.Operation, in Decided, now time.Time) Effects
 		return m.wait(op, in.Reason, now)
 	}
 	op.Attempt++
-	op.SubmittedAt = now.UTC()
+	op.SubmittedAt, op.SeenMoving = now.UTC(), false
+	if op.Attempt == 1 {
+		op.OCPTime = now.Add(in.Offset).UTC()
+	}
 	op.Reason = nil
 	return Effects{Append: m.event(&op, events.Submitting, now), Do: Submit}
 }
@@ -315,11 +329,16 @@ func (m Machine) wait(op events.Operation, reason events.Reason, now time.Time) 
 		at = expires
 	}
 	if op.State == events.Waiting && op.Reason != nil && op.Reason.Code == reason.Code &&
-		(op.Reason.Message == reason.Message || reason.Code == CodeOCPUnreachable) {
+		(op.Reason.Message == reason.Message || reason.Code == CodeOCPUnreachable || reason.Code == CodeOCPBudget) && !m.stale(op, now) {
 		return Effects{Do: Decide, At: at}
 	}
 	op.Reason = &reason
 	return Effects{Append: m.event(&op, events.Waiting, now), Do: Decide, At: at}
+}
+
+// stale: the journal may forget op if nothing is written.
+func (m Machine) stale(op events.Operation, now time.Time) bool {
+	return m.Refresh > 0 && now.Sub(op.UpdatedAt) >= m.Refresh
 }
 
 func (m Machine) answered(op events.Operation, in Answered, now time.Time) Effects {
@@ -328,12 +347,13 @@ func (m Machine) answered(op events.Operation, in Answered, now time.Time) Effec
 	}
 	switch ocp.ClassOf(in.Err) {
 	case ocp.Refused:
+		if op.Attempt > 1 { // it may refuse because the call before did arrive
+			return Effects{Do: Reconcile}
+		}
 		return m.failed(op, describe(CodeOCPRefused, in.Err), now)
 	case ocp.NotSent:
 		op.Attempt-- // it never was
-		return m.wait(op, events.Reason{
-			Code: CodeOCPUnreachable, Message: in.Err.Error(), Until: now.Add(retryAfter),
-		}, now)
+		return m.wait(op, events.Reason{Code: awayCode(in.Err), Message: in.Err.Error(), Until: now.Add(retryAfter)}, now)
 	}
 	return Effects{Do: Reconcile, At: now.Add(reconcileAfter)}
 }
@@ -346,13 +366,22 @@ func (m Machine) reconciled(op events.Operation, in Reconciled, now time.Time) E
 			op.Attempt, cause(in.Cause), in.Task.ID, in.Note))
 		return m.running(op, in.Task, now)
 	case Unreadable:
-		return Effects{Do: Reconcile, At: now.Add(retryAfter)}
+		return Effects{Append: m.refresh(&op, now), Do: Reconcile, At: now.Add(retryAfter)}
 	case InBetween:
+		effects := Effects{Do: Reconcile, At: now.Add(max(m.PollMin, m.Settle/10))}
+		if !op.SeenMoving { // on its way: the call did arrive, whatever comes next
+			op.SeenMoving = true
+			op.Warnings = warn(op.Warnings, fmt.Sprintf("attempt %d: %s; %s", op.Attempt, cause(in.Cause), in.Note))
+			effects.Append = m.event(&op, events.Progress, now)
+		}
 		if now.Sub(in.Since) < unsettledSettles*m.Settle {
-			return Effects{Do: Reconcile, At: now.Add(max(m.PollMin, m.Settle/10))}
+			return effects
 		}
 		return m.unknown(op, in, now)
-	case Forbidden, Unclear:
+	case Forbidden, Unclear: // it may be a moment's: looked at again until the settle time is over
+		if unsettled {
+			break
+		}
 		return m.unknown(op, in, now)
 	case Done:
 		if unsettled { // its task may still appear in OCP's list
@@ -364,6 +393,13 @@ func (m Machine) reconciled(op events.Operation, in Reconciled, now time.Time) E
 	case Nothing:
 		if unsettled {
 			break
+		}
+		if op.SeenMoving {
+			in.Note = fmt.Sprintf("the server was on its way since and is not any more: the %s was probably done, but OCP shows no task of it", op.Kind)
+			return m.unknown(op, in, now)
+		}
+		if in.Cause != nil && ocp.ClassOf(in.Cause) == ocp.Refused {
+			return m.failed(op, describe(CodeOCPRefused, in.Cause), now)
 		}
 		if op.Attempt >= maxAttempts {
 			return m.failed(op, events.Error{Code: CodeUnanswered, Message: fmt.Sprintf(
@@ -382,6 +418,14 @@ func (m Machine) unknown(op events.Operation, in Reconciled, now time.Time) Effe
 	return m.failed(op, events.Error{Code: CodeOutcomeUnknown, Message: fmt.Sprintf(
 		"nobody knows whether OCP took the %s of server %d of cluster %d: %s; and %s; look at OCP's tasks of this cluster since %s, and at the server",
 		op.Kind, op.ServerID, op.ClusterID, cause(in.Cause), in.Note, op.SubmittedAt.Format(time.RFC3339))}, now)
+}
+
+// awayCode tells an OCP that does not answer from one that is not asked.
+func awayCode(err error) string {
+	if errors.Is(err, ocp.ErrBudget) {
+		return CodeOCPBudget
+	}
+	return CodeOCPUnreachable
 }
 
 func cause(err error) string {
@@ -451,9 +495,19 @@ func (m Machine) looked(op events.Operation, in Looked, now time.Time) Effects {
 		task.StalledAt = now.UTC()
 		op.Task = &task
 		effects.Append = m.event(&op, events.Stalled, now)
+	case len(effects.Append) == 0:
+		effects.Append = m.refresh(&op, now)
 	}
 	effects.At = now.Add(m.spacing(op.Task.MovedAt, now))
 	return effects
+}
+
+// refresh writes how op stands once more where the journal may forget it else.
+func (m Machine) refresh(op *events.Operation, now time.Time) []events.Event {
+	if !m.stale(*op, now) {
+		return nil
+	}
+	return m.event(op, events.Progress, now)
 }
 
 // spacing of looks: the longer a task has not moved, the longer it may be left
@@ -463,7 +517,7 @@ func (m Machine) spacing(moved, now time.Time) time.Duration {
 }
 
 func (m Machine) lookFailed(op events.Operation, in Looked, now time.Time) Effects {
-	if ocp.ClassOf(in.Err) == ocp.Refused && in.Failures >= refusalsUntilFailed {
+	if ocp.ClassOf(in.Err) == ocp.Refused && in.Refusals >= refusalsUntilFailed {
 		e := describe(CodeOutcomeUnknown, in.Err)
 		e.Message = fmt.Sprintf("OCP took the %s as task %d, but does not show it: %s; does the user have TASK_VIEWER? Look at the task in OCP", op.Kind, op.Task.ID, e.Message)
 		return m.failed(op, e, now)
@@ -472,7 +526,7 @@ func (m Machine) lookFailed(op events.Operation, in Looked, now time.Time) Effec
 	for range in.Failures {
 		wait = min(2*wait, m.PollMax)
 	}
-	return Effects{Do: Look, At: now.Add(wait)}
+	return Effects{Append: m.refresh(&op, now), Do: Look, At: now.Add(wait)}
 }
 
 // progress moves op's task to next, one event for each change.

@@ -56,6 +56,13 @@ func (s *scenario) run(t *testing.T, d *datadriven.TestData) string {
 	case "task":
 		s.changeTask(t, d)
 		return ""
+	case "refresh":
+		after, err := time.ParseDuration(d.CmdArgs[0].Key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.machine.Refresh = after
+		return ""
 	}
 	effects := s.machine.Step(s.op, s.input(t, d), s.now)
 	var b strings.Builder
@@ -133,7 +140,7 @@ func (s *scenario) input(t *testing.T, d *datadriven.TestData) Input {
 		}
 		return Again{Decision: Decision{Verdict: Allow}, Err: failure[word]}
 	case "decided":
-		return Decided{Decision{Verdict: Verdict(word), Reason: reason, Error: &events.Error{Code: CodeOCPRefused, Message: "because"}}}
+		return Decided{Decision: Decision{Verdict: Verdict(word), Reason: reason, Error: &events.Error{Code: CodeOCPRefused, Message: "because"}}}
 	case "answered":
 		if word == "" {
 			return Answered{Task: s.task}
@@ -146,7 +153,7 @@ func (s *scenario) input(t *testing.T, d *datadriven.TestData) Input {
 		if err != nil {
 			t.Fatal(err)
 		}
-		in := Looked{Task: s.task, Err: failure[word], Failures: failures}
+		in := Looked{Task: s.task, Err: failure[word], Failures: failures, Refusals: failures}
 		if s.task.Status == ocp.StatusFailed {
 			in.Log = "INFO begin\nERROR observer does not stop"
 		}

@@ -5,7 +5,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode"
 
 	"obwarden/agent/ocp"
 	"obwarden/events"
@@ -33,30 +32,24 @@ type Finding struct {
 	Note    string
 }
 
-// clockTolerance is how much earlier than the call, on OCP's clock as the agent
-// knows it, a task may have started and still be the call's: the clocks are
-// compared by headers with a resolution of one second.
+// clockTolerance is how much earlier than the call, by OCP's clock as the agent
+// knows it, a task may have started and still be the call's: some clocks are known
+// from headers of a resolution of one second.
 const clockTolerance = 2 * time.Second
 
 // Evidence is what OCP shows of a cluster after a call.
 type Evidence struct {
 	Tasks    []ocp.Task // of the cluster, in full where that was needed
 	Topology []ocp.Zone
-	Offset   time.Duration // OCP's clock minus ours
 }
 
 // reconcile finds the trace of op's latest call in what OCP shows. Of several
 // tasks it takes the earliest: a second one can only have come after it.
 func reconcile(op events.Operation, e Evidence) Finding {
 	server, _ := findServer(e.Topology, op.ServerID)
-	since := op.SubmittedAt.Add(e.Offset - clockTolerance)
 	var certain, possible []ocp.Task
 	for _, t := range e.Tasks {
-		if !t.StartedAt.IsZero() && t.StartedAt.Before(since) {
-			continue
-		}
-		_, about := AboutServer(t, op.ClusterID, op.ServerID, server.HostID)
-		switch does(t, op.Kind).and(about) {
+		switch mayBe(op, t, server.HostID) {
 		case Yes:
 			certain = append(certain, t)
 		case Unknown:
@@ -69,7 +62,7 @@ func reconcile(op events.Operation, e Evidence) Finding {
 		return found(certain)
 	case len(possible) == 1 && (wanted || moving):
 		f := found(possible)
-		f.Note = fmt.Sprintf("; it does not say which server, but server %d is %s and there is no other", op.ServerID, server.Status)
+		f.Note = fmt.Sprintf("; it does not say for certain that it is this one, but server %d is %s and there is no other", op.ServerID, server.Status)
 		return f
 	case len(possible) > 0:
 		return Finding{Outcome: Unclear, Note: fmt.Sprintf("OCP shows %d tasks that may be it, %v, while server %d is %s",
@@ -80,6 +73,35 @@ func reconcile(op events.Operation, e Evidence) Finding {
 		return Finding{Outcome: InBetween, Note: fmt.Sprintf("server %d is %s and OCP shows no task of it", op.ServerID, server.Status)}
 	}
 	return Finding{Outcome: Nothing}
+}
+
+// mayBe reports whether a task is the one that op's latest call started. A task that
+// says neither what it does nor to which server is nobody's.
+func mayBe(op events.Operation, t ocp.Task, hostID int64) Match {
+	_, about := AboutServer(t, op.ClusterID, op.ServerID, hostID)
+	what := does(t, op.Kind)
+	if what == Unknown && about == Unknown {
+		return No
+	}
+	return min(what, about, startedSince(t, op.OCPTime))
+}
+
+// startedSince reports whether a task may have been started by a call at the
+// moment called, by OCP's clock. What was over before is older in any case.
+func startedSince(t ocp.Task, called time.Time) Match {
+	started := t.StartedAt
+	if started.IsZero() {
+		started = t.CreatedAt
+	}
+	switch {
+	case !t.FinishedAt.IsZero() && t.FinishedAt.Before(called):
+		return No
+	case started.IsZero():
+		return Unknown
+	case started.Before(called.Add(-clockTolerance)):
+		return No
+	}
+	return Yes
 }
 
 func found(tasks []ocp.Task) Finding {
@@ -125,8 +147,6 @@ const (
 	Yes
 )
 
-func (m Match) and(other Match) Match { return min(m, other) }
-
 // AboutServer reports whether a task is one of this cluster and of this server.
 // The published shapes tell it in different places or, in a list, not at all;
 // hostID helps where the shape names only the host (0: not known).
@@ -156,26 +176,33 @@ func AboutServer(t ocp.Task, clusterID, serverID, hostID int64) (cluster, server
 }
 
 // does reports whether a task carries out an operation of the kind on a server.
-// OCP's tasks have no type for this but their name, in English ("Stop OB server").
+// OCP's tasks have no type for this but their name, in English ("Stop OB server")
+// as published; what is named otherwise may be anything.
 func does(t ocp.Task, kind events.Kind) Match {
-	words := strings.FieldsFunc(strings.ToLower(t.Name), func(r rune) bool { return !unicode.IsLetter(r) })
-	says := func(ws ...string) bool {
-		return slices.ContainsFunc(ws, func(w string) bool { return slices.Contains(words, w) })
-	}
-	for _, other := range events.Kinds() {
-		if other != kind && says(string(other)) && !says(string(kind)) {
-			return No
-		}
+	name := strings.ToLower(t.Name)
+	named := nameOf(name)
+	says := func(words ...string) bool {
+		return slices.ContainsFunc(words, func(w string) bool { return strings.Contains(name, w) })
 	}
 	switch {
-	case says(string(kind)) && says("server", "observer"):
-		return Yes
-	case says(string(kind)) && says("zone", "cluster", "tenant", "proxy", "obproxy", "host", "agent"):
-		return No
-	case says(string(kind)):
+	case named == "":
 		return Unknown
-	case len(words) == 0 || strings.IndexFunc(t.Name, func(r rune) bool { return r > unicode.MaxASCII }) >= 0:
-		return Unknown // no name, or another language
+	case named != kind:
+		return No
+	case says("server"): // observer is one too
+		return Yes
+	case says("zone", "cluster", "tenant", "proxy", "host", "agent"):
+		return No
 	}
-	return No
+	return Unknown
+}
+
+// nameOf is the kind of operation that a name speaks of; empty where it speaks of none.
+func nameOf(name string) events.Kind {
+	for _, kind := range []events.Kind{events.Restart, events.Start, events.Stop} { // restart has start in it
+		if strings.Contains(name, string(kind)) {
+			return kind
+		}
+	}
+	return ""
 }

@@ -11,7 +11,7 @@ import (
 func TestReconcileFindsTheTaskOfTheCallAndNoOther(t *testing.T) {
 	t.Parallel()
 	called := time.Date(2026, 11, 24, 22, 0, 0, 0, time.UTC)
-	op := events.Operation{Kind: events.Stop, ClusterID: 1, ServerID: 2, SubmittedAt: called}
+	op := events.Operation{Kind: events.Stop, ClusterID: 1, ServerID: 2, OCPTime: called}
 	task := func(id int64, change func(*ocp.Task)) ocp.Task {
 		t := ocp.Task{ID: id, Name: "Stop OB server", ClusterID: 1, ServerIDs: []int64{2}, StartedAt: called.Add(time.Second)}
 		if change != nil {
@@ -24,36 +24,41 @@ func TestReconcileFindsTheTaskOfTheCallAndNoOther(t *testing.T) {
 		name   string
 		status string
 		tasks  []ocp.Task
-		offset time.Duration
 		want   Outcome
 		id     int64
 	}{
-		{"its task", "STOPPING", []ocp.Task{task(7, nil)}, 0, Found, 7},
-		{"the earliest of two", "STOPPING", []ocp.Task{task(8, nil), task(7, nil)}, 0, Found, 7},
-		{"a task from before the call", "RUNNING", []ocp.Task{task(7, func(t *ocp.Task) { t.StartedAt = called.Add(-3 * time.Second) })}, 0, Nothing, 0},
-		{"a task from just before, by clocks that differ a little", "STOPPING", []ocp.Task{task(7, func(t *ocp.Task) { t.StartedAt = called.Add(-time.Second) })}, 0, Found, 7},
-		{"OCP's clock is an hour behind", "STOPPING", []ocp.Task{task(7, func(t *ocp.Task) { t.StartedAt = called.Add(-time.Hour) })}, -time.Hour, Found, 7},
-		{"OCP's clock is an hour ahead", "RUNNING", []ocp.Task{task(7, func(t *ocp.Task) { t.StartedAt = called.Add(time.Minute) })}, time.Hour, Nothing, 0},
-		{"another server's", "RUNNING", []ocp.Task{task(7, func(t *ocp.Task) { t.ServerIDs = []int64{3} })}, 0, Nothing, 0},
-		{"another cluster's", "RUNNING", []ocp.Task{task(7, func(t *ocp.Task) { t.ClusterID = 2 })}, 0, Nothing, 0},
-		{"another operation", "RUNNING", []ocp.Task{task(7, func(t *ocp.Task) { t.Name = "Restart OB server" })}, 0, Nothing, 0},
-		{"a zone's", "RUNNING", []ocp.Task{task(7, func(t *ocp.Task) { t.Name = "Stop OB zone" })}, 0, Nothing, 0},
-		{"named by its host alone", "STOPPING", []ocp.Task{task(7, func(t *ocp.Task) { t.ServerIDs, t.HostID = nil, 1002 })}, 0, Found, 7},
-		{"of another host", "RUNNING", []ocp.Task{task(7, func(t *ocp.Task) { t.ServerIDs, t.HostID = nil, 1003 })}, 0, Nothing, 0},
-		{"says no server, and ours is on its way", "STOPPING", []ocp.Task{task(7, unnamed)}, 0, Found, 7},
-		{"says no server, and ours runs", "RUNNING", []ocp.Task{task(7, unnamed)}, 0, Unclear, 0},
-		{"two that say no server", "STOPPING", []ocp.Task{task(7, unnamed), task(8, unnamed)}, 0, Unclear, 0},
-		{"a name in another language, for our server", "STOPPING", []ocp.Task{task(7, func(t *ocp.Task) { t.Name = "停止 OB 服务器" })}, 0, Found, 7},
-		{"no start time yet", "STOPPING", []ocp.Task{task(7, func(t *ocp.Task) { t.StartedAt = time.Time{} })}, 0, Found, 7},
-		{"no task, stopped", "STOPPED", nil, 0, Done, 0},
-		{"no task, stopping", "STOPPING", nil, 0, InBetween, 0},
-		{"no task, running", "RUNNING", nil, 0, Nothing, 0},
-		{"no task, a status unheard of", "DANCING", nil, 0, Nothing, 0},
+		{"its task", "STOPPING", []ocp.Task{task(7, nil)}, Found, 7},
+		{"the earliest of two", "STOPPING", []ocp.Task{task(8, nil), task(7, nil)}, Found, 7},
+		{"a task from before the call", "RUNNING", []ocp.Task{task(7, func(t *ocp.Task) { t.StartedAt = called.Add(-3 * time.Second) })}, Nothing, 0},
+		{"a task from just before, by clocks that differ a little", "STOPPING", []ocp.Task{task(7, func(t *ocp.Task) { t.StartedAt = called.Add(-time.Second) })}, Found, 7},
+		{"another server's", "RUNNING", []ocp.Task{task(7, func(t *ocp.Task) { t.ServerIDs = []int64{3} })}, Nothing, 0},
+		{"another cluster's", "RUNNING", []ocp.Task{task(7, func(t *ocp.Task) { t.ClusterID = 2 })}, Nothing, 0},
+		{"another operation", "RUNNING", []ocp.Task{task(7, func(t *ocp.Task) { t.Name = "Restart OB server" })}, Nothing, 0},
+		{"a zone's", "RUNNING", []ocp.Task{task(7, func(t *ocp.Task) { t.Name = "Stop OB zone" })}, Nothing, 0},
+		{"named by its host alone", "STOPPING", []ocp.Task{task(7, func(t *ocp.Task) { t.ServerIDs, t.HostID = nil, 1002 })}, Found, 7},
+		{"of another host", "RUNNING", []ocp.Task{task(7, func(t *ocp.Task) { t.ServerIDs, t.HostID = nil, 1003 })}, Nothing, 0},
+		{"says no server, and ours is on its way", "STOPPING", []ocp.Task{task(7, unnamed)}, Found, 7},
+		{"says no server, and ours runs", "RUNNING", []ocp.Task{task(7, unnamed)}, Unclear, 0},
+		{"two that say no server", "STOPPING", []ocp.Task{task(7, unnamed), task(8, unnamed)}, Unclear, 0},
+		{"a name in another language, for our server", "STOPPING", []ocp.Task{task(7, func(t *ocp.Task) { t.Name = "停止 OB 服务器" })}, Found, 7},
+		{"a name of its own, for our server", "STOPPING", []ocp.Task{task(7, func(t *ocp.Task) { t.Name = "Shut OB server down" })}, Found, 7},
+		{"a name of its own, for our server, which runs", "RUNNING", []ocp.Task{task(7, func(t *ocp.Task) { t.Name = "Shut OB server down" })}, Unclear, 0},
+		{"a name of its own, for nobody", "STOPPING", []ocp.Task{task(7, func(t *ocp.Task) { t.Name = "Collect logs"; t.ServerIDs = nil })}, InBetween, 0},
+		{"one word", "STOPPING", []ocp.Task{task(7, func(t *ocp.Task) { t.Name = "StopObServer" })}, Found, 7},
+		{"over before the call, no start time", "STOPPED", []ocp.Task{task(7, func(t *ocp.Task) { t.StartedAt, t.FinishedAt = time.Time{}, called.Add(-time.Hour) })}, Done, 0},
+		{"over just before the call", "STOPPED", []ocp.Task{task(7, func(t *ocp.Task) { t.StartedAt, t.FinishedAt = called.Add(-time.Second), called.Add(-time.Millisecond) })}, Done, 0},
+		{"created before the call, no start time", "STOPPED", []ocp.Task{task(7, func(t *ocp.Task) { t.StartedAt, t.CreatedAt = time.Time{}, called.Add(-time.Hour) })}, Done, 0},
+		{"no time at all, and ours runs", "RUNNING", []ocp.Task{task(7, func(t *ocp.Task) { t.StartedAt = time.Time{} })}, Unclear, 0},
+		{"no start time yet", "STOPPING", []ocp.Task{task(7, func(t *ocp.Task) { t.StartedAt = time.Time{} })}, Found, 7},
+		{"no task, stopped", "STOPPED", nil, Done, 0},
+		{"no task, stopping", "STOPPING", nil, InBetween, 0},
+		{"no task, running", "RUNNING", nil, Nothing, 0},
+		{"no task, a status unheard of", "DANCING", nil, Nothing, 0},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			topology := []ocp.Zone{{Name: "zone1", Servers: []ocp.Server{{ID: 2, HostID: 1002, Status: test.status}}}}
-			got := reconcile(op, Evidence{Tasks: test.tasks, Topology: topology, Offset: test.offset})
+			got := reconcile(op, Evidence{Tasks: test.tasks, Topology: topology})
 			if got.Outcome != test.want || got.Task.ID != test.id {
 				t.Errorf("got %s, task %d (%s); want %s, task %d", got.Outcome, got.Task.ID, got.Note, test.want, test.id)
 			}

@@ -43,7 +43,8 @@ func (s slots) read(ctx context.Context, cluster int64) (ClusterRecord, uint64, 
 
 // take decides on the record as it is and, where the word is Allow and hold is
 // set, writes the slot into it. Two agents never get the last slot both: whose
-// write comes second decides anew.
+// write comes second decides anew. It never takes a slot out: an agent that decides
+// on what another has under way must not give that one's slot away.
 func (s slots) take(ctx context.Context, cluster int64, slot Slot, hold bool, decide func(ClusterRecord) Decision) (Decision, error) {
 	for {
 		record, revision, err := s.read(ctx, cluster)
@@ -56,21 +57,13 @@ func (s slots) take(ctx context.Context, cluster int64, slot Slot, hold bool, de
 				decision = decide(record)
 			}
 		}
-		active := slices.DeleteFunc(slices.Clone(record.Active), func(other Slot) bool { return other.OperationID == slot.OperationID })
-		held := len(active) < len(record.Active)
-		if decision.Verdict == Allow && hold {
-			if held {
-				return decision, nil
-			}
-			active = append(active, slot)
-		} else if !held {
-			return decision, nil // nothing to write: one that waits holds no slot
+		if decision.Verdict != Allow || !hold || record.holds(slot.OperationID) {
+			return decision, nil
 		}
-		err = s.write(ctx, cluster, ClusterRecord{Active: active}, revision)
-		if errors.Is(err, jetstream.ErrKeyExists) {
-			continue
+		record.Active = append(record.Active, slot)
+		if err = s.write(ctx, cluster, record, revision); !errors.Is(err, jetstream.ErrKeyExists) {
+			return decision, err
 		}
-		return decision, err
 	}
 }
 
@@ -83,10 +76,18 @@ func (s slots) dropEnded(ctx context.Context, record *ClusterRecord) bool {
 	return dropped
 }
 
-// give takes the operation's slot out of the record, if it is there.
+// give takes the slot of an operation that has ended out of the record, if it is there.
 func (s slots) give(ctx context.Context, cluster int64, operationID string) error {
-	_, err := s.take(ctx, cluster, Slot{OperationID: operationID}, false, func(ClusterRecord) Decision { return Decision{Verdict: Reject} })
-	return err
+	for {
+		record, revision, err := s.read(ctx, cluster)
+		if err != nil || !record.holds(operationID) {
+			return err
+		}
+		record.Active = slices.DeleteFunc(record.Active, func(slot Slot) bool { return slot.OperationID == operationID })
+		if err = s.write(ctx, cluster, record, revision); !errors.Is(err, jetstream.ErrKeyExists) {
+			return err
+		}
+	}
 }
 
 // write replaces the record that had the revision; ErrKeyExists where somebody else has.
@@ -110,7 +111,6 @@ func (s slots) watch(ctx context.Context, changed func(cluster int64)) error {
 		}
 		return fmt.Errorf("watch key-value bucket: %w", err)
 	}
-	defer func() { _ = watcher.Stop() }() // ctx has ended it already, or NATS is gone
 	for {
 		select {
 		case <-ctx.Done():

@@ -13,22 +13,10 @@ import (
 
 // decide asks the guard about h and takes its slot where the word is Allow.
 func (a *Agent) decide(ctx context.Context, h *held) (Decision, error) {
-	op := h.entry.Operation
-	topology, err := a.OCP.Zones(ctx, op.ClusterID)
-	if ctx.Err() != nil {
-		return Decision{}, ctx.Err()
-	}
-	var decision Decision
+	q := Question{Policy: a.Policy, Operation: h.entry.Operation, Now: time.Now()}
+	decision, err := a.decideOn(ctx, q)
 	if err != nil {
-		decision = withoutTopology(op, err, time.Now())
-	} else {
-		slot := Slot{OperationID: op.OperationID, Kind: op.Kind, ServerID: op.ServerID, Since: time.Now().UTC()}
-		decision, err = a.slots.take(ctx, op.ClusterID, slot, !op.Request.DryRun && !op.Request.Expired(time.Now()), func(record ClusterRecord) Decision {
-			return decide(Question{Policy: a.Policy, Topology: topology, Record: record, Operation: op, Now: time.Now()})
-		})
-		if err != nil {
-			return Decision{}, err
-		}
+		return Decision{}, err
 	}
 	code := decision.Reason.Code
 	if decision.Verdict == Fail {
@@ -39,19 +27,46 @@ func (a *Agent) decide(ctx context.Context, h *held) (Decision, error) {
 	return decision, nil
 }
 
+// decideOn looks at OCP only where the record alone does not make op wait.
+func (a *Agent) decideOn(ctx context.Context, q Question) (Decision, error) {
+	op := q.Operation
+	slot := Slot{OperationID: op.OperationID, Kind: op.Kind, ServerID: op.ServerID, Since: q.Now.UTC()}
+	onRecord := func(record ClusterRecord) Decision { q.Record = record; return decideOnRecord(q) }
+	decision, err := a.slots.take(ctx, op.ClusterID, slot, false, onRecord)
+	if err != nil || decision.Verdict != Allow {
+		return decision, err
+	}
+	q.Topology, err = a.OCP.Zones(ctx, op.ClusterID)
+	switch {
+	case ctx.Err() != nil:
+		return Decision{}, ctx.Err()
+	case err != nil:
+		return withoutTopology(op, err, q.Now), nil
+	case len(q.Topology) == 0: // no cluster is without zones: none such, or an answer that is none
+		if _, err = a.OCP.Cluster(ctx, op.ClusterID); err == nil {
+			err = errNoZones
+		}
+		return withoutTopology(op, err, q.Now), ctx.Err()
+	}
+	onAll := func(record ClusterRecord) Decision { q.Record = record; return decide(q) }
+	return a.slots.take(ctx, op.ClusterID, slot, !op.Request.DryRun, onAll)
+}
+
 // withoutTopology is the word where OCP does not show the cluster.
 func withoutTopology(op events.Operation, err error, now time.Time) Decision {
 	e, _ := asOCPError(err)
+	fromOCP := e != nil && e.Err == nil // not from a gateway that knows no such path
+	notFound := e != nil && e.Status == http.StatusNotFound
 	switch {
-	case ocp.ClassOf(err) == ocp.Refused && e != nil && e.Status == http.StatusNotFound:
+	case ocp.ClassOf(err) == ocp.Refused && notFound && fromOCP:
 		return Decision{Verdict: Reject, Reason: events.Reason{Code: CodeNotFound, Message: fmt.Sprintf("OCP knows no cluster %d: %v", op.ClusterID, err)}}
-	case ocp.ClassOf(err) == ocp.Refused:
+	case ocp.ClassOf(err) == ocp.Refused && !notFound:
 		failure := describe(CodeOCPRefused, err)
 		failure.Message = fmt.Sprintf("OCP does not show cluster %d to this user, nothing was sent: %v", op.ClusterID, err)
 		return Decision{Verdict: Fail, Error: &failure}
 	}
 	return Decision{Verdict: Wait, Reason: events.Reason{
-		Code: CodeOCPUnreachable, Message: fmt.Sprintf("cluster %d cannot be looked at: OCP does not answer as it should", op.ClusterID),
+		Code: awayCode(err), Message: fmt.Sprintf("cluster %d cannot be looked at: %v", op.ClusterID, err),
 		Until: now.Add(jitter(retryAfter)).UTC(),
 	}}
 }
@@ -116,17 +131,18 @@ func (a *Agent) find(ctx context.Context, op events.Operation) Finding {
 	if err != nil {
 		return unreadable(err)
 	}
-	e := Evidence{Topology: topology, Offset: a.OCP.ClockOffset()}
-	since := op.SubmittedAt.Add(e.Offset - clockTolerance)
-	listed, err := a.OCP.Tasks(ctx, ocp.TaskQuery{ClusterID: op.ClusterID, Since: since})
+	if len(topology) == 0 {
+		return Finding{Outcome: Unreadable, Note: errNoZones.Error()}
+	}
+	e := Evidence{Topology: topology}
+	listed, err := a.OCP.Tasks(ctx, ocp.TaskQuery{ClusterID: op.ClusterID, Since: op.OCPTime.Add(-clockTolerance)})
 	if err != nil {
 		return unreadable(err)
 	}
 	server, _ := findServer(topology, op.ServerID)
 	for _, t := range listed {
-		early := !t.StartedAt.IsZero() && t.StartedAt.Before(since)
 		_, about := AboutServer(t, op.ClusterID, op.ServerID, server.HostID)
-		if early || does(t, op.Kind) == No || about == No {
+		if min(does(t, op.Kind), about, startedSince(t, op.OCPTime)) == No {
 			continue
 		}
 		full, err := a.OCP.Task(ctx, t.ID)
@@ -137,6 +153,9 @@ func (a *Agent) find(ctx context.Context, op events.Operation) Finding {
 	}
 	return reconcile(op, e)
 }
+
+// errNoZones is an answer that cannot be: every cluster has zones.
+var errNoZones = errors.New("OCP shows no zones of the cluster")
 
 func asOCPError(err error) (*ocp.Error, bool) {
 	var e *ocp.Error

@@ -37,6 +37,8 @@ type Operation struct {
 	RequestedAt time.Time `json:"requested_at"`
 	UpdatedAt   time.Time `json:"updated_at"`
 	SubmittedAt time.Time `json:"submitted_at,omitzero"` // of the latest attempt
+	OCPTime     time.Time `json:"ocp_time,omitzero"`     // of the first attempt, by OCP's clock
+	SeenMoving  bool      `json:"seen_moving,omitempty"` // the server was on its way since, with no task to be seen
 	RetriedAt   time.Time `json:"retried_at,omitzero"`   // of the latest retry of OCP's task
 	EndedAt     time.Time `json:"ended_at,omitzero"`
 

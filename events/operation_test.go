@@ -23,7 +23,7 @@ func fullOperation() Operation {
 		Schema: OperationSchema, OperationID: OperationID("k"), N: 4, Steps: 3, Kind: Stop, State: Running, ClusterID: 1, ServerID: 2,
 		IdempotencyKey: "k", Attempt: 1, Agent: "host-1", Source: "cli", Request: fullRequest(), RequestSequence: 7, Duplicates: 1,
 		Traceparent: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
-		RequestedAt: at(0), UpdatedAt: at(9), SubmittedAt: at(1), RetriedAt: at(7), EndedAt: at(10),
+		RequestedAt: at(0), UpdatedAt: at(9), SubmittedAt: at(1), OCPTime: at(1), SeenMoving: true, RetriedAt: at(7), EndedAt: at(10),
 		Reason: &Reason{Code: "CLUSTER_BUSY", Message: "another server of cluster 1 is being stopped", Until: at(5)},
 		Error: &Error{Code: "OCP_REFUSED", Message: "no", OCPCode: 50002, HTTPStatus: 400, TraceID: "trace-1",
 			SubtaskID: 133821, Subtask: "Stop observer process", Log: "exit status 1"},

@@ -17,6 +17,9 @@ import (
 	"github.com/sony/gobreaker/v2"
 )
 
+// ErrBudget means that a request was not sent because the budget is used up.
+var ErrBudget = errors.New("request budget of OCP used up")
+
 var errLeftAlone = errors.New("OCP has not answered for a while and is left alone for some seconds")
 
 const (
@@ -109,7 +112,7 @@ func pauses(ctx context.Context, last *error) retry.Backoff {
 // exchange sends one request and judges the answer, or why there is none.
 func (c *Client) exchange(ctx context.Context, via *http.Client, call call) (Envelope, error) {
 	if err := c.budget.Wait(ctx); err != nil {
-		return Envelope{}, call.failure(NotSent, err)
+		return Envelope{}, call.failure(NotSent, fmt.Errorf("%w: %w", ErrBudget, err))
 	}
 	envelope, err := c.breaker.Execute(func() (Envelope, error) { return c.attempt(ctx, via, call) })
 	if errors.Is(err, gobreaker.ErrOpenState) || errors.Is(err, gobreaker.ErrTooManyRequests) {

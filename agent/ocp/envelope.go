@@ -86,8 +86,11 @@ func DecodeEnvelope(status int, body []byte) (Envelope, error) {
 		failure.Err = errRedirect
 	case status/100 != 2:
 	case wire.Successful == "FALSE":
-		failure.Class = Refused
 		failure.Status = wire.failedStatus(status)
+		failure.Class = Refused
+		if failure.Status >= 500 { // OCP says itself that it broke, so that nobody knows how far it came
+			failure.Class = Ambiguous
+		}
 	case wire.Successful != "TRUE" && envelope.Data == nil:
 		failure.Err = errNoVerdict
 	default:

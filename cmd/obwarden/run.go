@@ -32,6 +32,7 @@ import (
 const (
 	startTimeout  = 30 * time.Second // until NATS is there when the agent starts
 	readyInterval = 10 * time.Second // between looks at whether the agent is ready
+	embeddedTries = 6                // looks in a row at an embedded server out of order, until the process ends
 )
 
 func newRun(a app) *cobra.Command {
@@ -104,13 +105,15 @@ func runAgent(ctx context.Context, c Config, log *slog.Logger, running func(star
 	defer client.Close()
 	a = agent.New(agent.Config{
 		JetStream: js, Streams: streams, OCP: client, Metrics: m, Log: log,
-		Machine: agent.Machine{Agent: hostname(), Settle: c.Settle, StallAfter: c.StallAfter, PollMin: c.PollMin, PollMax: c.PollMax},
+		Machine: agent.Machine{Agent: hostname(), Settle: c.Settle, StallAfter: c.StallAfter, PollMin: c.PollMin, PollMax: c.PollMax, Refresh: c.Retention / 3},
 		Policy:  agent.DefaultPolicy(),
 		AckWait: c.AckWait,
 		// A call must be over well before anybody may take it for lost.
 		Timeout: min(c.OCPTimeout, c.Settle/2),
 	})
-	ready := func(ctx context.Context) error { return usable(ctx, nc, js, c) }
+	ready := func(ctx context.Context) error {
+		return errors.Join(usable(ctx, nc, js, c), a.JournalError())
+	}
 	handler := web.Handler(web.Config{Gatherer: registry, OCP: health.String, Ready: ready})
 
 	if c.anonymous() {
@@ -120,7 +123,7 @@ func runAgent(ctx context.Context, c Config, log *slog.Logger, running func(star
 	group.Go(func() error { return web.Serve(ctx, listener, handler) })
 	group.Go(func() error { return a.Run(ctx) })
 	group.Go(func() error { sayHello(ctx, client, c, log); return nil })
-	group.Go(func() error { watchReady(ctx, ready, log); return nil })
+	group.Go(func() error { return watchReady(ctx, ready, c.NATSURL == "", log) })
 	log.Info("ready", "version", version(), "nats", nc.ConnectedUrlRedacted(), "http", "http://"+listener.Addr().String(), "ocp", c.OCPURL)
 	if running != nil {
 		running(started{NATS: js, URL: url, HTTP: "http://" + listener.Addr().String()})
@@ -152,6 +155,7 @@ func connectAgent(ctx context.Context, url, creds string, log *slog.Logger) (*na
 	options := []nats.Option{
 		nats.Name("obwarden " + hostname()),
 		nats.MaxReconnects(-1),
+		nats.IgnoreAuthErrorAbort(), // a user that is taken away for a while comes back
 		nats.Timeout(2 * time.Second),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			if err != nil {
@@ -198,17 +202,20 @@ func usable(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, c Config
 }
 
 // watchReady says so when the agent stops being ready, and when it is again, also
-// where nobody asks.
-func watchReady(ctx context.Context, ready func(context.Context) error, log *slog.Logger) {
+// where nobody asks. An embedded server that stays out of order ends the process: it
+// does not recover from a full disk by itself, and a supervisor restarts it.
+func watchReady(ctx context.Context, ready func(context.Context) error, embedded bool, log *slog.Logger) error {
 	tick := time.NewTicker(readyInterval)
 	defer tick.Stop()
 	was := ""
+	failed := 0
 	for {
 		select {
 		case <-ctx.Done():
-			return
+			return nil
 		case <-tick.C:
 		}
+		failed++
 		now := ""
 		try, cancel := context.WithTimeout(ctx, readyInterval)
 		if err := ready(try); err != nil && ctx.Err() == nil {
@@ -220,6 +227,12 @@ func watchReady(ctx context.Context, ready func(context.Context) error, log *slo
 			log.Error("not ready: requests cannot be taken, or not be relied upon; nothing is repaired behind your back", "error", now)
 		case now == "" && was != "":
 			log.Info("ready again")
+		}
+		if now == "" {
+			failed = 0
+		}
+		if embedded && failed >= embeddedTries {
+			return fmt.Errorf("the embedded NATS server is out of order: %s; is the disk of OBWARDEN_DATA_DIR full? Requests that were acknowledged are kept there; ending, to start anew", now)
 		}
 		was = now
 	}
