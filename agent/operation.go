@@ -105,8 +105,9 @@ type (
 	// Reconciled is what OCP shows after a call whose outcome nobody knows.
 	Reconciled struct {
 		Finding
-		Since time.Time // from when the settle time counts
-		Cause error     // why the outcome is unknown; nil: the agent died
+		Since time.Time     // from when the settle time counts
+		Age   time.Duration // of the finding, at most: a look takes time, and a call may take effect meanwhile
+		Cause error         // why the outcome is unknown; nil: the agent died
 	}
 	// Looked is one look at OCP's task.
 	Looked struct {
@@ -358,7 +359,7 @@ func (m Machine) answered(op events.Operation, in Answered, now time.Time) Effec
 }
 
 func (m Machine) reconciled(op events.Operation, in Reconciled, now time.Time) Effects {
-	unsettled := now.Sub(in.Since) < m.Settle
+	unsettled := now.Add(-in.Age).Sub(in.Since) < m.Settle
 	switch in.Outcome {
 	case Found:
 		op.Warnings = warn(op.Warnings, fmt.Sprintf("attempt %d: %s; OCP shows the task that it started, %d%s",

@@ -107,11 +107,12 @@ func (a *Agent) retryTask(ctx context.Context, h *held) (Again, error) {
 
 // reconcile looks what became of a call whose outcome is not known.
 func (a *Agent) reconcile(ctx context.Context, h *held) Reconciled {
+	began := time.Now()
 	finding := a.find(ctx, h.entry.Operation)
 	resolution := map[Outcome]string{Found: "adopted", Done: "done", Unclear: "unknown", Forbidden: "unknown", Nothing: "not_arrived"}[finding.Outcome]
-	in := Reconciled{Finding: finding, Since: h.since, Cause: h.cause}
+	in := Reconciled{Finding: finding, Since: h.since, Age: time.Since(began), Cause: h.cause}
 	a.logOf(h).Info("reconciled", "attempt", h.entry.Operation.Attempt, "outcome", finding.Outcome, "task", finding.Task.ID, "note", finding.Note)
-	settled := finding.Outcome == Found || finding.Outcome == Unclear || finding.Outcome == Forbidden || time.Since(h.since) >= a.Machine.Settle
+	settled := finding.Outcome == Found || finding.Outcome == Unclear || finding.Outcome == Forbidden || began.Sub(h.since) >= a.Machine.Settle
 	if resolution != "" && settled {
 		a.Metrics.Ambiguous.WithLabelValues(resolution).Inc()
 	}
@@ -127,12 +128,9 @@ func (a *Agent) find(ctx context.Context, op events.Operation) Finding {
 		}
 		return Finding{Outcome: Unreadable, Note: err.Error()}
 	}
-	topology, err := a.OCP.Zones(ctx, op.ClusterID)
-	if err != nil {
-		return unreadable(err)
-	}
-	if len(topology) == 0 {
-		return Finding{Outcome: Unreadable, Note: errNoZones.Error()}
+	topology, errTopology := a.OCP.Zones(ctx, op.ClusterID)
+	if errTopology == nil && len(topology) == 0 {
+		errTopology = errNoZones
 	}
 	e := Evidence{Topology: topology}
 	listed, err := a.OCP.Tasks(ctx, ocp.TaskQuery{ClusterID: op.ClusterID, Since: op.OCPTime.Add(-clockTolerance)})
@@ -151,7 +149,11 @@ func (a *Agent) find(ctx context.Context, op events.Operation) Finding {
 		}
 		e.Tasks = append(e.Tasks, full)
 	}
-	return reconcile(op, e)
+	finding := reconcile(op, e)
+	if errTopology != nil && finding.Outcome != Found { // a task says enough without
+		return unreadable(errTopology)
+	}
+	return finding
 }
 
 // errNoZones is an answer that cannot be: every cluster has zones.
