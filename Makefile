@@ -8,6 +8,12 @@ VERSION   = $(shell git describe --tags --always --dirty 2>/dev/null || echo dev
 FUZZTIME  = 10s
 BENCHTIME = 1s
 
+# Of make chaos. SEED 0: any, and the report says which.
+CHAOS_TIME   = 20m
+CHAOS_OPS    = 10500
+SEED         = 0
+CHAOS_REPORT = dist/chaos-report.txt
+
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -60,6 +66,12 @@ bench: ## all benchmarks, BENCHTIME each
 	@packages=$$(git grep -l --untracked '^func Benchmark' -- '*_test.go' | xargs -r -n 1 dirname | sort -u | sed 's,^,./,'); \
 	if [ -z "$$packages" ]; then echo "bench: no benchmarks"; exit 0; fi; \
 	go test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) $$packages
+
+.PHONY: chaos
+chaos: ## three agents, NATS and OCP under faults for CHAOS_TIME, with CHAOS_OPS operations
+	@mkdir -p $(dir $(CHAOS_REPORT))
+	@go test ./agent/chaos -run Chaos -chaos.time $(CHAOS_TIME) -chaos.ops $(CHAOS_OPS) -chaos.seed $(SEED) \
+		-chaos.report $(abspath $(CHAOS_REPORT)) -timeout 2h -v
 
 .PHONY: ci
 ci: ## what decides whether a change lands

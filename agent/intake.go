@@ -238,12 +238,29 @@ func (a *Agent) obey(ctx context.Context, h *held, d delivery) error {
 		// Its request may be in another agent's hands, and not written yet.
 		return d.msg.NakWithDelay(orderRetry)
 	}
-	refusal := op.Accepts(d.order.Order)
-	if refusal == nil && d.order.Verb == events.Retry {
-		a.own(h, d.msg)
+	refusal := refuseOrder(op, *d.order)
+	if refusal != nil {
+		// An order is not refused by what this agent remembers: another may have
+		// brought the operation further, and no append would tell.
+		last, err := a.journal.Last(ctx, h.id)
+		if err != nil {
+			return err
+		}
+		if last.Sequence != h.entry.Sequence {
+			if !Holds(op, last.Operation) {
+				return fmt.Errorf("order to %s operation %s: %w", d.order.Verb, h.id, ErrConflict)
+			}
+			h.entry = last
+			refusal = refuseOrder(last.Operation, *d.order)
+		}
 	}
-	if err := a.step(ctx, h, *d.order); err != nil {
-		return err
+	if refusal == nil {
+		if d.order.Verb == events.Retry {
+			a.own(h, d.msg)
+		}
+		if err := a.step(ctx, h, *d.order); err != nil {
+			return err
+		}
 	}
 	a.logOf(h).Info("order", "verb", d.order.Verb, "requested_by", d.order.RequestedBy, "reason", d.order.Reason, "refused", refusal)
 	if refusal == nil && d.order.Verb == events.Retry {
@@ -253,6 +270,16 @@ func (a *Agent) obey(ctx context.Context, h *held, d delivery) error {
 		a.logOf(h).Warn("order not acknowledged; it will come again", "error", err)
 	}
 	return nil
+}
+
+// refuseOrder says why an operation that stands at op does not take an order; nil
+// where it does. An order to retry that comes again after a later one was obeyed is
+// obeyed no second time.
+func refuseOrder(op events.Operation, o Ordered) error {
+	if o.Verb == events.Retry && o.Sequence < op.RequestSequence && o.At.Before(op.RequestedAt) {
+		return errors.New("a later order to retry was obeyed")
+	}
+	return op.Accepts(o.Order)
 }
 
 // own makes msg the request that is acknowledged when h ends.

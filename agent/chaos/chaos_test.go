@@ -1,0 +1,567 @@
+//go:build linux
+
+package chaos
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"obwarden/agent/ocp/ocpsim"
+	"obwarden/events"
+)
+
+var (
+	flagTime   = flag.Duration("chaos.time", 0, "how long faults and operations go on; 0: not at all")
+	flagOps    = flag.Int("chaos.ops", 0, "operations; 0: eight a second")
+	flagSeed   = flag.Uint64("chaos.seed", 0, "of the faults and operations; 0: any")
+	flagReport = flag.String("chaos.report", "", "file for the report")
+	flagDir    = flag.String("chaos.dir", "", "directory for the logs of agents and NATS, kept; empty: a temporary one, gone after a run without violations")
+)
+
+const (
+	patience = 2 * time.Minute // for what must happen once the faults have ceased
+	slack    = 600 * time.Millisecond
+)
+
+func TestMain(m *testing.M) {
+	if config := os.Getenv(natsVariable); config != "" {
+		serveNATS(config)
+	}
+	os.Exit(m.Run())
+}
+
+func TestPlansAreTheirSeeds(t *testing.T) {
+	t.Parallel()
+	one, same, other := newPlan(1, time.Minute), newPlan(1, time.Minute), newPlan(2, time.Minute)
+	if !reflect.DeepEqual(one, same) {
+		t.Error("the same seed made another plan")
+	}
+	if reflect.DeepEqual(one, other) {
+		t.Error("another seed made the same plan")
+	}
+}
+
+// TestChaos lets everything go wrong for a while, then nothing, and judges what is left.
+func TestChaos(t *testing.T) {
+	if *flagTime == 0 {
+		t.Skip("run it with -chaos.time, or make chaos")
+	}
+	seed := *flagSeed
+	if seed == 0 {
+		seed = rand.Uint64N(1_000_000)
+	}
+	ops := *flagOps
+	if ops == 0 {
+		ops = int(8 * flagTime.Seconds())
+	}
+	t.Logf("seed %d", seed)
+	a := newArena(t, seed, ops)
+	a.start()
+	a.attack(*flagTime)
+	a.calm()
+	h := a.history()
+	v := check(h)
+	report := a.report(h, v)
+	t.Logf("\n%s", report)
+	if *flagReport != "" {
+		if err := os.WriteFile(*flagReport, []byte(report), 0o600); err != nil {
+			t.Error(err)
+		}
+	}
+	if len(v.violations) > 0 {
+		t.Errorf("%d violations; logs in %s", len(v.violations), a.dir)
+	}
+	if a.load.published < ops {
+		t.Errorf("%d of %d operations published: too slow", a.load.published, ops)
+	}
+}
+
+// arena is where it happens.
+type arena struct {
+	t    *testing.T
+	seed uint64
+	ops  int
+	dir  string
+
+	shape    ocpsim.Shape
+	speed    float64
+	clusters []ocpsim.ClusterConfig
+	sim      *ocpsim.Sim
+	nats     *process
+	agents   []*process
+	links    []*proxy // 2*agent: to NATS, 2*agent+1: to OCP
+	address  string   // of NATS
+	js       jetstream.JetStream
+	load     *load
+	abort    context.CancelFunc
+	began    time.Time
+
+	mu        sync.Mutex
+	holds     map[string]int    // operation → agent, by the agents' logs
+	moving    map[string]string // operation → state, of those that an agent works on
+	struck    []strike
+	counts    map[string]int // faults by name
+	pauses    []span
+	shutdowns []time.Duration
+	read      uint64 // sequence of the journal up to which the load knows it
+	natsUp    []time.Duration
+}
+
+// strike is a fault of a process that has happened, with the operations that it held up.
+type strike struct {
+	name     string
+	from, to time.Time
+	held     []string
+}
+
+func newArena(t *testing.T, seed uint64, ops int) *arena {
+	random := rand.New(rand.NewPCG(seed, 0))
+	a := &arena{t: t, seed: seed, ops: ops, dir: *flagDir, address: freeAddress(t),
+		shape: ocpsim.Shape(1 + random.IntN(3)), speed: float64(100 + random.IntN(701)),
+		holds: map[string]int{}, moving: map[string]string{}, counts: map[string]int{}}
+	if a.dir == "" {
+		a.dir = filepath.Join(os.TempDir(), fmt.Sprintf("obwarden-chaos-%d-%d", seed, os.Getpid()))
+		t.Cleanup(func() {
+			if !t.Failed() {
+				_ = os.RemoveAll(a.dir) // temporary
+			}
+		})
+	}
+	if err := os.MkdirAll(a.dir, 0o750); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	if a.clusters, err = ocpsim.Grid(48+random.IntN(17), 3, 2); err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+// start brings up everything, without faults.
+func (a *arena) start() {
+	api := ocpsim.APIV3
+	if a.shape == ocpsim.ShapeV43 {
+		api = ocpsim.APIV43
+	}
+	a.sim = ocpsim.Start(a.t, ocpsim.Config{Clusters: a.clusters, Users: ocpsim.DefaultUsers("admin", "secret"),
+		Speed: a.speed, Shape: a.shape, API: api, Seed: a.seed, Faults: failures()})
+	self, err := os.Executable()
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	a.nats = startProcess(a.t, "nats", a.dir, func() *exec.Cmd {
+		cmd := exec.Command(self)
+		cmd.Env = []string{natsVariable + "=" + a.address + " " + filepath.Join(a.dir, "jetstream")}
+		return cmd
+	}, nil)
+	nc, err := nats.Connect("nats://"+a.address, nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond))
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	a.t.Cleanup(nc.Close)
+	if a.js, err = jetstream.New(nc); err != nil {
+		a.t.Fatal(err)
+	}
+	binary := filepath.Join(a.dir, "obwarden")
+	if out, err := exec.Command("go", "build", "-o", binary, "obwarden/cmd/obwarden").CombinedOutput(); err != nil {
+		a.t.Fatalf("build: %v: %s", err, out)
+	}
+	for i := range agents {
+		a.links = append(a.links, newProxy(a.t, a.address), newProxy(a.t, strings.TrimPrefix(a.sim.URL(), "http://")))
+		environ := []string{
+			"OBWARDEN_OCP_URL=http://" + a.links[2*i+1].address, "OBWARDEN_OCP_USERNAME=admin", "OBWARDEN_OCP_PASSWORD=secret",
+			"OBWARDEN_OCP_API=" + string(api), "OBWARDEN_NATS_URL=nats://" + a.links[2*i].address, "OBWARDEN_HTTP_LISTEN=127.0.0.1:0",
+			fmt.Sprintf("OBWARDEN_SETTLE=%s", settle), fmt.Sprintf("OBWARDEN_ACK_WAIT=%s", ackWait), fmt.Sprintf("OBWARDEN_OCP_TIMEOUT=%s", callTimeout),
+			"OBWARDEN_POLL_MIN=20ms", "OBWARDEN_POLL_MAX=200ms", "OBWARDEN_OCP_MAX_RPS=2000", "GOMAXPROCS=2", "GOTRACEBACK=all",
+		}
+		a.agents = append(a.agents, startProcess(a.t, fmt.Sprint("agent-", i), a.dir, func() *exec.Cmd {
+			cmd := exec.Command(binary, "run")
+			cmd.Env = environ
+			return cmd
+		}, func(line []byte) { a.sawLog(i, line) }))
+	}
+	a.await("streams", time.Minute, func(ctx context.Context) error {
+		_, err := a.js.KeyValue(ctx, events.ClusterBucket)
+		return err
+	})
+	ctx, abort := context.WithCancel(context.Background())
+	a.abort = abort
+	a.t.Cleanup(abort)
+	a.load = newLoad(a.js, a.sim, a.clusters, a.seed, a.ops, float64(a.ops)/flagTime.Seconds(), ctx)
+	go a.follow(ctx)
+}
+
+// await tries until do succeeds, and reports whether it did in time.
+func (a *arena) await(what string, atMost time.Duration, do func(context.Context) error) bool {
+	deadline := time.Now().Add(atMost)
+	for {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		err := do(ctx)
+		cancel()
+		if err == nil {
+			return true
+		}
+		if time.Now().After(deadline) {
+			a.t.Errorf("%s: not within %s: %v", what, atMost, err)
+			return false
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+// sawLog learns from an agent's log which operations it holds: one line an event.
+func (a *arena) sawLog(agent int, line []byte) {
+	var entry struct {
+		Operation string `json:"operation_id"`
+		N         int    `json:"n"`
+		State     string `json:"state"`
+	}
+	if json.Unmarshal(line, &entry) != nil || entry.N == 0 {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.holds[entry.Operation], a.moving[entry.Operation] = agent, entry.State
+	if final(entry.State) || entry.State == "waiting" { // nothing is under way
+		delete(a.holds, entry.Operation)
+		delete(a.moving, entry.Operation)
+	}
+}
+
+// follow tells the load what the journal says.
+func (a *arena) follow(ctx context.Context) {
+	for ctx.Err() == nil {
+		// An error is NATS being away: the journal is read on from where it was.
+		_ = a.readJournal(ctx, a.read+1, 0, func(e event) {
+			a.read = e.sequence
+			a.load.saw(e)
+		})
+		pause(ctx, 100*time.Millisecond)
+	}
+}
+
+var errJournalGap = errors.New("the journal has a gap")
+
+// readJournal reads from one sequence to another, or for ever where that is 0.
+func (a *arena) readJournal(ctx context.Context, from, to uint64, saw func(event)) error {
+	try, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	consumer, err := a.js.OrderedConsumer(try, events.OperationStream, jetstream.OrderedConsumerConfig{
+		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: from})
+	if err != nil {
+		return err
+	}
+	messages, err := consumer.Messages()
+	if err != nil {
+		return err
+	}
+	defer messages.Stop()
+	for to == 0 || from <= to {
+		next, cancel := context.WithTimeout(ctx, 3*time.Second)
+		msg, err := messages.Next(jetstream.NextContext(next))
+		cancel()
+		if err != nil {
+			return err
+		}
+		meta, err := msg.Metadata()
+		if err != nil {
+			return err
+		}
+		if meta.Sequence.Stream != from {
+			return fmt.Errorf("%w: %d comes after %d", errJournalGap, meta.Sequence.Stream, from-1)
+		}
+		from++
+		e := event{sequence: meta.Sequence.Stream, stored: meta.Timestamp, token: msg.Subject()[strings.LastIndexByte(msg.Subject(), '.')+1:]}
+		if err := json.Unmarshal(msg.Data(), &e.document); err != nil {
+			return fmt.Errorf("event at sequence %d: %w", meta.Sequence.Stream, err)
+		}
+		saw(e)
+	}
+	return nil
+}
+
+// attack publishes the load while everything goes wrong, and a little longer, until
+// the last duplicate is out.
+func (a *arena) attack(lasts time.Duration) {
+	a.began = time.Now()
+	p := newPlan(a.seed, 2*lasts+duplicateSpan)
+	ctx, cease := context.WithCancel(context.Background())
+	defer cease()
+	var faults sync.WaitGroup
+	for target := range agents + 1 {
+		faults.Go(func() {
+			for _, f := range p.processes {
+				if f.target == target && a.at(ctx, f.at) {
+					a.strike(f)
+				}
+			}
+		})
+	}
+	for link := range a.links {
+		faults.Go(func() {
+			for _, f := range p.links {
+				if f.link == link && a.at(ctx, f.at) {
+					a.count(f.name())
+					a.links[link].set(f.fault)
+					pause(ctx, f.lasts)
+					a.links[link].set(netFault{})
+				}
+			}
+		})
+	}
+	faults.Go(func() {
+		for _, phase := range p.phases {
+			if a.at(ctx, phase.at) {
+				a.setOCP(phase.faults)
+			}
+		}
+	})
+	loading, cancel := context.WithTimeout(ctx, lasts+lasts/2)
+	a.load.run(loading)
+	cancel()
+	for end := time.Now().Add(duplicateSpan + 10*time.Second); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+		if pending, _ := a.load.rest(); pending == 0 {
+			break
+		}
+	}
+	cease()
+	faults.Wait()
+}
+
+func (a *arena) at(ctx context.Context, at time.Duration) bool {
+	return pause(ctx, time.Until(a.began.Add(at)))
+}
+
+func (a *arena) count(name string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.counts[name]++
+}
+
+// setOCP puts faults in the place of those before, whose strikes it counts.
+func (a *arena) setOCP(faults []ocpsim.Fault) {
+	for _, f := range a.sim.Faults() {
+		if f.Struck > 0 {
+			a.mu.Lock()
+			a.counts["ocp "+string(f.Action)] += f.Struck
+			a.mu.Unlock()
+		}
+	}
+	a.sim.ClearFaults()
+	for _, f := range faults {
+		if err := a.sim.AddFault(f); err != nil {
+			panic(err)
+		}
+	}
+}
+
+// strike does one thing to a process, to its end.
+func (a *arena) strike(f processFault) {
+	p := a.nats
+	if f.target < agents {
+		p = a.agents[f.target]
+	}
+	if !p.running() {
+		return
+	}
+	s := strike{name: f.name(), from: time.Now()}
+	a.mu.Lock()
+	for id, holder := range a.holds {
+		if f.target == agents || holder == f.target {
+			s.held = append(s.held, id)
+		}
+	}
+	a.mu.Unlock()
+	switch f.kind {
+	case "kill":
+		p.signal(syscall.SIGKILL, f.down)
+		a.untilUp(p)
+	case "term":
+		took := p.signal(syscall.SIGTERM, f.down)
+		a.mu.Lock()
+		a.shutdowns = append(a.shutdowns, took)
+		a.mu.Unlock()
+		a.untilUp(p)
+	case "pause":
+		p.signal(syscall.SIGSTOP, 0)
+		time.Sleep(f.down)
+		p.signal(syscall.SIGCONT, 0)
+	}
+	s.to = time.Now()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.counts[s.name]++
+	a.struck = append(a.struck, s)
+	if f.kind == "pause" && f.target < agents {
+		a.pauses = append(a.pauses, span{s.from, s.to})
+	}
+}
+
+// untilUp waits for the process to be started again; NATS is up when it answers.
+func (a *arena) untilUp(p *process) {
+	for deadline := time.Now().Add(time.Minute); !p.running() && time.Now().Before(deadline); {
+		time.Sleep(5 * time.Millisecond)
+	}
+	if p != a.nats {
+		return
+	}
+	began := time.Now()
+	a.await("NATS", time.Minute, func(ctx context.Context) error {
+		_, err := a.js.Stream(ctx, events.OperationStream)
+		return err
+	})
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.natsUp = append(a.natsUp, time.Since(began))
+}
+
+// calm ends all faults and waits until nothing is left to be done.
+func (a *arena) calm() {
+	a.setOCP(nil)
+	for _, link := range a.links {
+		link.set(netFault{})
+	}
+	began := time.Now()
+	a.await("everything ends", patience, func(ctx context.Context) error {
+		stream, err := a.js.Stream(ctx, events.RequestStream)
+		if err != nil {
+			return err
+		}
+		pending, open := a.load.rest()
+		if left := stream.CachedInfo().State.Msgs; left > 0 || pending > 0 || len(open) > 0 {
+			return fmt.Errorf("%d requests in the stream, %d messages to be published, operations open: %v", left, pending, open)
+		}
+		return nil
+	})
+	a.t.Logf("calm after %s", time.Since(began).Round(time.Millisecond))
+	a.abort()
+}
+
+// history reads what is left, and ends the agents.
+func (a *arena) history() history {
+	h := history{tasks: map[int64]task{}, slots: map[string]bool{}, late: callTimeout + maxOCPHold + slack}
+	a.await("requests that are left", patience, func(ctx context.Context) error { return a.readLeft(ctx, &h) })
+	for _, p := range a.agents {
+		a.shutdowns = append(a.shutdowns, p.close(syscall.SIGTERM))
+		h.panics = append(h.panics, p.panics...)
+	}
+	h.panics = append(h.panics, a.nats.panics...)
+	a.await("the journal", patience, func(ctx context.Context) error {
+		stream, err := a.js.Stream(ctx, events.OperationStream)
+		if err != nil {
+			return err
+		}
+		h.events = h.events[:0]
+		reading, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		return a.readJournal(reading, 1, stream.CachedInfo().State.LastSeq, func(e event) { h.events = append(h.events, e) })
+	})
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.load.mu.Lock()
+	defer a.load.mu.Unlock()
+	h.requests, h.retries, h.cancels = a.load.requests, a.load.retries, a.load.cancels
+	h.pauses, h.ordered = a.pauses, a.load.ordered
+	h.posts = postsOf(a.sim.Log())
+	for _, t := range a.sim.Tasks() {
+		h.tasks[t.ID] = taskFrom(t)
+	}
+	return h
+}
+
+// readLeft reads the request stream and the slots, both of which should be empty.
+func (a *arena) readLeft(ctx context.Context, h *history) error {
+	stream, err := a.js.Stream(ctx, events.RequestStream)
+	if err != nil {
+		return err
+	}
+	h.open = nil
+	state := stream.CachedInfo().State
+	for sequence := state.FirstSeq; state.Msgs > 0 && sequence <= state.LastSeq; sequence++ {
+		msg, err := stream.GetMsg(ctx, sequence)
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		h.open = append(h.open, fmt.Sprintf("%d %s %s", sequence, msg.Subject, msg.Data))
+	}
+	bucket, err := a.js.KeyValue(ctx, events.ClusterBucket)
+	if err != nil {
+		return err
+	}
+	for _, c := range a.clusters {
+		entry, err := bucket.Get(ctx, fmt.Sprint(c.ID))
+		if errors.Is(err, jetstream.ErrKeyNotFound) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		var record struct {
+			Active []struct {
+				Operation string `json:"operation_id"`
+			} `json:"active"`
+		}
+		if err := json.Unmarshal(entry.Value(), &record); err != nil {
+			return err
+		}
+		for _, slot := range record.Active {
+			h.slots[slot.Operation] = true
+		}
+	}
+	return nil
+}
+
+// postsOf picks the calls that change something out of OCP's log.
+func postsOf(log []ocpsim.LogEntry) []post {
+	kinds := map[ocpsim.Endpoint]string{ocpsim.ServerStop: "stop", ocpsim.ServerStart: "start", ocpsim.ServerRestart: "restart", ocpsim.TaskRetry: "retry"}
+	var posts []post
+	for _, e := range log {
+		if kind, ok := kinds[e.Endpoint]; ok {
+			posts = append(posts, post{at: e.Time, kind: kind, cluster: e.Cluster, server: e.Server,
+				operation: e.IdempotencyKey, request: e.RequestID, task: e.TaskID, fault: e.Fault})
+		}
+	}
+	return posts
+}
+
+func taskFrom(t ocpsim.Task) task {
+	one := task{kind: strings.TrimPrefix(string(t.Endpoint), "server_"), cluster: t.Cluster, server: t.Servers[0],
+		status: t.Status, started: t.StartTime, finished: t.FinishTime}
+	for _, s := range t.Subtasks {
+		if s.Operation == "RETRY" {
+			one.resumed = s.StartTime
+		}
+	}
+	return one
+}
+
+// quantile of sorted durations.
+func quantile(sorted []time.Duration, q float64) time.Duration {
+	if len(sorted) == 0 {
+		return 0
+	}
+	return sorted[min(len(sorted)-1, int(q*float64(len(sorted))))]
+}
+
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

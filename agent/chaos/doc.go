@@ -1,0 +1,11 @@
+// Package chaos attacks the agent and counts what broke. It holds tests only: three
+// real agents, a NATS server in a process of its own and a simulated OCP, with faults
+// between and inside them, by a schedule that a seed determines.
+//
+// chaos_test.go is the run; load_test.go what is asked for, faults_test.go what goes
+// wrong, process_test.go and proxy_test.go by what means. checker_test.go judges what is
+// left: it knows the journal's JSON and OCP's log, and imports nothing of ours.
+// checks_test.go plants each violation and sees that the checker finds it.
+//
+//	go test ./agent/chaos -run Chaos -chaos.time 2m -v
+package chaos

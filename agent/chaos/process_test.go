@@ -1,0 +1,241 @@
+//go:build linux
+
+package chaos
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"obwarden/events"
+)
+
+// natsVariable makes this test binary a NATS server: its value is where it listens
+// and its data directory, with a blank between.
+const natsVariable = "OBWARDEN_CHAOS_NATS"
+
+// serveNATS runs until somebody kills it, or until the test that started it is gone.
+func serveNATS(config string) {
+	listen, dir, _ := strings.Cut(config, " ")
+	log := slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	s, err := events.StartServer(listen, dir, log)
+	if err != nil {
+		log.Error("NATS did not start", "error", err)
+		os.Exit(1)
+	}
+	_, _ = io.Copy(io.Discard, os.Stdin) // ends when the other end is closed
+	if err := s.Close(); err != nil {
+		log.Error("NATS did not stop", "error", err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// freeAddress is below the ports that the system gives to clients, so that
+// nobody takes it while its server is down.
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	for range 1000 {
+		address := fmt.Sprintf("127.0.0.1:%d", 18000+rand.IntN(14000))
+		if l, err := net.Listen("tcp", address); err == nil {
+			_ = l.Close()
+			return address
+		}
+	}
+	t.Fatal("no free port")
+	return ""
+}
+
+// process is an agent or NATS: a program that is started again whenever it ends, as
+// systemd would, until close.
+type process struct {
+	name   string
+	t      *testing.T
+	start  func() *exec.Cmd
+	line   func(line []byte) // of stderr
+	log    *os.File
+	reaped chan struct{} // closed when the supervisor has ended
+
+	mu      sync.Mutex
+	cmd     *exec.Cmd
+	exited  chan struct{}
+	notNow  time.Time // down until then
+	closing bool
+	exits   map[string]int // that no fault explains, by exit status
+	felled  bool           // by a fault, since the last start
+	tail    []string       // last lines of stderr of the present run
+	panics  []string
+}
+
+func startProcess(t *testing.T, name, dir string, start func() *exec.Cmd, line func([]byte)) *process {
+	t.Helper()
+	log, err := os.Create(filepath.Join(dir, name+".log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &process{name: name, t: t, start: start, line: line, log: log, reaped: make(chan struct{}), exits: map[string]int{}}
+	go p.supervise()
+	t.Cleanup(func() { p.close(0) })
+	return p
+}
+
+// restartAfter is the pause before a program that ended by itself is started again.
+const restartAfter = 300 * time.Millisecond
+
+func (p *process) supervise() {
+	defer close(p.reaped)
+	for {
+		p.mu.Lock()
+		wait, closing := time.Until(p.notNow), p.closing
+		p.mu.Unlock()
+		if closing {
+			return
+		}
+		if wait > 0 {
+			time.Sleep(min(wait, 50*time.Millisecond))
+			continue
+		}
+		p.runOnce()
+	}
+}
+
+func (p *process) runOnce() {
+	cmd := p.start()
+	// The kernel ends it with this test, however that ends.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	stderr, err := cmd.StderrPipe()
+	if err == nil {
+		_, err = cmd.StdinPipe() // its end tells NATS that this test is gone
+	}
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		panic(fmt.Sprintf("start %s: %v", p.name, err))
+	}
+	exited := make(chan struct{})
+	p.mu.Lock()
+	p.cmd, p.exited, p.felled, p.tail = cmd, exited, false, nil
+	if p.closing { // meanwhile
+		_ = cmd.Process.Kill() // its own child, not waited for yet
+	}
+	p.mu.Unlock()
+	lines := bufio.NewScanner(stderr)
+	lines.Buffer(make([]byte, 64<<10), 8<<20)
+	for lines.Scan() {
+		_, _ = p.log.Write(append(lines.Bytes(), '\n')) // for people; the verdict does not need it
+		p.saw(lines.Text())
+		if p.line != nil {
+			p.line(lines.Bytes())
+		}
+	}
+	err = cmd.Wait()
+	close(exited)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.felled && !p.closing {
+		last := ""
+		if len(p.tail) > 0 {
+			last = p.tail[len(p.tail)-1]
+		}
+		p.exits[fmt.Sprintf("%v: %s", err, reasonOf(last))]++
+		p.notNow = time.Now().Add(restartAfter)
+	}
+}
+
+// reasonOf shortens a log line to what is the same in all of its kind.
+func reasonOf(line string) string {
+	var fields struct {
+		Msg   string `json:"msg"`
+		Error string `json:"error"`
+	}
+	if json.Unmarshal([]byte(line), &fields) == nil {
+		line = fields.Msg + " " + fields.Error
+	}
+	return line[:min(len(line), 160)]
+}
+
+func (p *process) saw(line string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.tail = append(p.tail, line)
+	p.tail = p.tail[max(0, len(p.tail)-40):]
+	if strings.HasPrefix(line, "panic: ") || strings.HasPrefix(line, "fatal error: ") {
+		p.panics = append(p.panics, p.name+": "+line)
+	}
+}
+
+// signal fells the process or makes it stand still. SIGKILL and SIGTERM keep it down
+// for a while; it returns how long the process took to end.
+func (p *process) signal(s syscall.Signal, down time.Duration) time.Duration {
+	p.mu.Lock()
+	cmd, exited := p.cmd, p.exited
+	fells := s == syscall.SIGKILL || s == syscall.SIGTERM
+	if fells {
+		p.felled = true
+		p.notNow = time.Now().Add(down)
+	}
+	p.mu.Unlock()
+	if cmd == nil {
+		return 0
+	}
+	began := time.Now()
+	if err := cmd.Process.Signal(s); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		panic(fmt.Sprintf("signal %s: %v", p.name, err))
+	}
+	if !fells {
+		return 0
+	}
+	select {
+	case <-exited:
+	case <-time.After(shutdownPatience):
+		_ = cmd.Process.Kill() // it had its time; how long is in the report
+		<-exited
+	}
+	return time.Since(began)
+}
+
+// shutdownPatience is how long a process may take to end when it is told to.
+const shutdownPatience = 15 * time.Second
+
+// running reports whether it is up.
+func (p *process) running() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.cmd == nil {
+		return false
+	}
+	select {
+	case <-p.exited:
+		return false
+	default:
+		return true
+	}
+}
+
+// close ends the process for good: with s, or by SIGKILL where s is 0.
+func (p *process) close(s syscall.Signal) time.Duration {
+	p.mu.Lock()
+	p.closing = true
+	p.mu.Unlock()
+	if s == 0 {
+		s = syscall.SIGKILL
+	}
+	took := p.signal(s, 0)
+	<-p.reaped
+	_ = p.log.Close() // closed twice where the test ended it before its cleanup
+	return took
+}

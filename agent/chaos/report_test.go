@@ -1,0 +1,178 @@
+//go:build linux
+
+package chaos
+
+import (
+	"bytes"
+	"fmt"
+	"os/exec"
+	"slices"
+	"strings"
+	"time"
+)
+
+// report is what a run was and what came of it, for people.
+func (a *arena) report(h history, v verdict) string {
+	var b strings.Builder
+	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
+	command := fmt.Sprintf("go test ./agent/chaos -run Chaos -chaos.time %s -chaos.ops %d -chaos.seed %d -timeout 2h -v", *flagTime, a.ops, a.seed)
+	version, _ := exec.Command("git", "describe", "--always", "--dirty").Output() // where there is no git it stays empty
+	line("version %s, seed %d; again: %s", bytes.TrimSpace(version), a.seed, command)
+	line("OCP: %d clusters of 6 servers, shape %d, speed %.0f; %s of attack, %s in all", len(a.clusters), a.shape, a.speed,
+		flagTime, time.Since(a.began).Round(time.Second))
+
+	lives := h.lives()
+	ended, codes := map[string]int{}, map[string]int{}
+	posts, attempts := map[string]int{}, map[string]int{}
+	resolved := map[string]int{}
+	duplicates := 0
+	for _, l := range lives {
+		if len(l.events) == 0 {
+			continue
+		}
+		e := l.last()
+		ended[e.State]++
+		duplicates += e.Duplicates
+		if e.Reason.Code != "" {
+			codes[e.State+" "+e.Reason.Code]++
+		}
+		posts[fmt.Sprint(len(l.posts))]++
+		attempts[fmt.Sprint(e.Attempt)]++
+		resolutions(l, resolved)
+	}
+	line("operations: %d published (%s), %d in the journal: %s", a.load.published, table(a.load.kinds), len(lives), table(ended))
+	line("requests acknowledged: %d, %.0f duplicates per hundred operations; the journal counted %d; cancel orders %d, retry orders %d",
+		len(h.requests), 100*float64(len(h.requests)-a.load.published)/float64(max(a.load.published, 1)), duplicates, total(h.cancels), total(h.retries))
+	line("events in the journal: %d; ends with a reason: %s", len(h.events), table(codes))
+	process, other := 0, map[string]int{}
+	byKind := map[string]int{}
+	for name, n := range a.counts {
+		if strings.HasPrefix(name, "agent ") || strings.HasPrefix(name, "nats kill") || strings.HasPrefix(name, "nats pause") {
+			process += n
+			byKind[name] = n
+		} else {
+			other[name] = n
+		}
+	}
+	line("process faults: %d: %s", process, table(byKind))
+	line("faults of links and OCP: %d: %s", total(other), table(other))
+	for _, p := range append(slices.Clone(a.agents), a.nats) {
+		if len(p.exits) > 0 {
+			line("%s ended by itself and was started again: %s", p.name, table(p.exits))
+		}
+	}
+	line("calls to OCP (POST) per operation: %s; in all %d, of which %d started a task", table(posts), countPosts(h, false), countPosts(h, true))
+	line("attempts per operation: %s", table(attempts))
+	line("unanswered calls, by what was found out: %s", table(resolved))
+	for _, code := range []string{"ALREADY_DONE", "OUTCOME_UNKNOWN", "OCP_UNANSWERED"} {
+		shown := 0
+		for _, id := range sortedKeys(lives) {
+			if l := lives[id]; len(l.events) > 0 && l.last().Reason.Code == code && shown < 3 {
+				line("  %s: %s %s", code, id, describeLife(l))
+				shown++
+			}
+		}
+	}
+	a.reportRecovery(line, h)
+	slices.Sort(a.shutdowns)
+	line("told to end, an agent took: p50 %s, p99 %s, max %s (%d times)", round(quantile(a.shutdowns, 0.5)), round(quantile(a.shutdowns, 0.99)), round(quantile(a.shutdowns, 1)), len(a.shutdowns))
+	slices.Sort(a.natsUp)
+	line("NATS, started again, answered after: p50 %s, max %s", round(quantile(a.natsUp, 0.5)), round(quantile(a.natsUp, 1)))
+	line("calls of agents that had been paused, too late (the README's exception): %d", len(v.exceptions))
+	for _, e := range v.exceptions {
+		line("  %s", e)
+	}
+	line("VIOLATIONS: %d", len(v.violations))
+	for _, rule := range ruleNames() {
+		line("  %-18s %d", rule, v.count(rule))
+	}
+	for i, one := range v.violations {
+		if i == 100 {
+			line("  … and %d more", len(v.violations)-i)
+			break
+		}
+		line("  %s", one)
+	}
+	return b.String()
+}
+
+// resolutions tells from an operation's events what became of calls without an answer.
+func resolutions(l life, resolved map[string]int) {
+	e := l.last()
+	for _, w := range e.Warnings {
+		switch {
+		case strings.Contains(w, "OCP shows the task that it started"):
+			resolved["task found and adopted"]++
+		case strings.Contains(w, "OCP shows no task of it"):
+			resolved["already done"]++
+		}
+	}
+	var again int
+	for _, e := range l.events {
+		if e.token == "submitting" && e.Attempt > 1 {
+			again++
+		}
+	}
+	resolved["had not arrived, called again"] += again
+	switch e.Reason.Code {
+	case "OCP_UNANSWERED", "OUTCOME_UNKNOWN":
+		resolved[e.Reason.Code]++
+	}
+}
+
+// reportRecovery says how long operations stood still after a fault of a process: from
+// its end to the next event, 0 where another agent went on before that.
+func (a *arena) reportRecovery(line func(string, ...any), h history) {
+	stored := map[string][]time.Time{}
+	for _, e := range h.events {
+		stored[e.ID] = append(stored[e.ID], e.stored)
+	}
+	fromEnd, fromStart := map[string][]time.Duration{}, map[string][]time.Duration{}
+	for _, s := range a.struck {
+		for _, id := range s.held {
+			for _, at := range stored[id] {
+				if at.After(s.from) {
+					fromEnd[s.name] = append(fromEnd[s.name], max(0, at.Sub(s.to)))
+					fromStart[s.name] = append(fromStart[s.name], at.Sub(s.from))
+					break
+				}
+			}
+		}
+	}
+	line("recovery, from the end of a fault to the next event of the operations under way (from its beginning in brackets):")
+	for _, name := range sortedKeys(fromEnd) {
+		end, start := fromEnd[name], fromStart[name]
+		slices.Sort(end)
+		slices.Sort(start)
+		line("  %-12s p50 %s (%s), p99 %s (%s), max %s (%s), %d operations", name, round(quantile(end, 0.5)), round(quantile(start, 0.5)),
+			round(quantile(end, 0.99)), round(quantile(start, 0.99)), round(quantile(end, 1)), round(quantile(start, 1)), len(end))
+	}
+}
+
+func round(d time.Duration) time.Duration { return d.Round(time.Millisecond) }
+
+func countPosts(h history, effective bool) int {
+	n := 0
+	for _, p := range h.posts {
+		if p.kind != "retry" && (!effective || p.task != 0) {
+			n++
+		}
+	}
+	return n
+}
+
+func table(counts map[string]int) string {
+	var parts []string
+	for _, name := range sortedKeys(counts) {
+		parts = append(parts, fmt.Sprintf("%s: %d", name, counts[name]))
+	}
+	return strings.Join(parts, ", ")
+}
+
+func total(counts map[string]int) int {
+	n := 0
+	for _, c := range counts {
+		n += c
+	}
+	return n
+}
