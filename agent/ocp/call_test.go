@@ -571,14 +571,17 @@ func TestAnOCPThatDoesNotAnswerIsLeftAlone(t *testing.T) {
 			return response(503, "<html>"), nil
 		})
 		began := time.Now()
+		spared := 0
 		for range 100 {
-			_, err = c.Zones(t.Context(), 1)
+			if _, err := c.Zones(t.Context(), 1); ClassOf(err) == NotSent {
+				spared++
+			}
 		}
 		if got, want := asked.Load(), breakerTrips+int64(time.Since(began)/breakerPause); got > want {
 			t.Errorf("%d requests reached an OCP that does not answer in %s, want %d at most", got, time.Since(began), want)
 		}
-		if ClassOf(err) != NotSent {
-			t.Errorf("the last error is %v, class %s, want not sent", err, ClassOf(err))
+		if spared < 50 { // the others were the first few, and a try now and then
+			t.Errorf("%d of 100 calls failed without being sent, want most of them", spared)
 		}
 		healthy.Store(true)
 		time.Sleep(breakerPause + time.Second)
