@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"obwarden/agent/ocp"
 )
@@ -11,6 +12,7 @@ import (
 // the end of the log that says why.
 func (a *Agent) look(ctx context.Context, h *held) Looked {
 	id := h.entry.Operation.Task.ID
+	began := time.Now()
 	task, err := a.OCP.Task(ctx, id)
 	if err == nil && task.ID != id {
 		err = fmt.Errorf("asked OCP for task %d, it answered with task %d", id, task.ID)
@@ -27,10 +29,11 @@ func (a *Agent) look(ctx context.Context, h *held) Looked {
 		return Looked{Err: err, Failures: h.failures, Refusals: h.refusals}
 	}
 	h.failures, h.refusals = 0, 0
-	in := Looked{Task: task}
+	in := Looked{Task: task, Since: h.since}
 	if task.Status == ocp.StatusFailed {
 		in.Log = a.failureLog(ctx, h, task)
 	}
+	in.Age = time.Since(began)
 	return in
 }
 

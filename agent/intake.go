@@ -243,23 +243,24 @@ func (a *Agent) obey(ctx context.Context, h *held, d delivery) error {
 		// An order is not refused by what this agent remembers: another may have
 		// brought the operation further, and no append would tell.
 		last, err := a.journal.Last(ctx, h.id)
-		if err != nil {
+		switch {
+		case err != nil:
 			return err
-		}
-		if last.Sequence != h.entry.Sequence {
-			if !Holds(op, last.Operation) {
-				return fmt.Errorf("order to %s operation %s: %w", d.order.Verb, h.id, ErrConflict)
-			}
+		case last.Sequence != h.entry.Sequence && Holds(op, last.Operation):
 			h.entry = last
-			refusal = refuseOrder(last.Operation, *d.order)
+			return a.obey(ctx, h, d)
+		case last.Sequence != h.entry.Sequence:
+			return fmt.Errorf("order to %s operation %s: %w", d.order.Verb, h.id, ErrConflict)
 		}
-	}
-	if refusal == nil {
+	} else {
 		if d.order.Verb == events.Retry {
 			a.own(h, d.msg)
 		}
 		if err := a.step(ctx, h, *d.order); err != nil {
 			return err
+		}
+		if now := h.entry.Operation; d.order.Verb == events.Retry && (now.State != events.Running || now.RequestSequence != d.order.Sequence) {
+			return fmt.Errorf("order to retry operation %s, which went on elsewhere: %w", h.id, ErrConflict)
 		}
 	}
 	a.logOf(h).Info("order", "verb", d.order.Verb, "requested_by", d.order.RequestedBy, "reason", d.order.Reason, "refused", refusal)
@@ -270,16 +271,6 @@ func (a *Agent) obey(ctx context.Context, h *held, d delivery) error {
 		a.logOf(h).Warn("order not acknowledged; it will come again", "error", err)
 	}
 	return nil
-}
-
-// refuseOrder says why an operation that stands at op does not take an order; nil
-// where it does. An order to retry that comes again after a later one was obeyed is
-// obeyed no second time.
-func refuseOrder(op events.Operation, o Ordered) error {
-	if o.Verb == events.Retry && o.Sequence < op.RequestSequence && o.At.Before(op.RequestedAt) {
-		return errors.New("a later order to retry was obeyed")
-	}
-	return op.Accepts(o.Order)
 }
 
 // own makes msg the request that is acknowledged when h ends.

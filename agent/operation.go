@@ -114,8 +114,10 @@ type (
 		Task     ocp.Task
 		Log      string // of the failed subtask, where there is one
 		Err      error
-		Failures int // looks in a row that failed, this one included
-		Refusals int // looks in a row that OCP refused, this one included
+		Failures int           // looks in a row that failed, this one included
+		Refusals int           // looks in a row that OCP refused, this one included
+		Since    time.Time     // from when the settle time of a retry counts; zero: from RetriedAt
+		Age      time.Duration // of the look, at most
 	}
 )
 
@@ -162,7 +164,7 @@ func (m Machine) Step(op events.Operation, in Input, now time.Time) Effects {
 			return Effects{Append: m.event(&op, events.Duplicate, now)}
 		}
 	case Ordered:
-		if op.Accepts(in.Order) == nil {
+		if refuseOrder(op, in) == nil {
 			return m.ordered(op, in, now)
 		}
 		return Effects{}
@@ -278,6 +280,16 @@ func (m Machine) decided(op events.Operation, in Decided, now time.Time) Effects
 	}
 	op.Reason = nil
 	return Effects{Append: m.event(&op, events.Submitting, now), Do: Submit}
+}
+
+// refuseOrder says why an operation that stands at op does not take an order; nil
+// where it does. An order to retry that comes again after it, or a later one, was
+// obeyed is obeyed no second time.
+func refuseOrder(op events.Operation, o Ordered) error {
+	if o.Verb == events.Retry && o.Sequence <= op.RequestSequence && !o.At.After(op.RequestedAt) {
+		return errors.New("it, or a later order to retry, was obeyed")
+	}
+	return op.Accepts(o.Order)
 }
 
 // ordered carries out an order that op accepts.

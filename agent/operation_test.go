@@ -133,7 +133,7 @@ func (s *scenario) input(t *testing.T, d *datadriven.TestData) Input {
 	case "ordered":
 		order := events.OrderTo(events.Verb(word), s.op)
 		order.RequestedBy, order.Reason = "me", "why not"
-		return Ordered{Order: order, Sequence: 8, At: s.now}
+		return Ordered{Order: order, Sequence: s.op.RequestSequence + 1, At: s.now}
 	case "again":
 		if word == "busy" {
 			return Again{Decision: Decision{Verdict: Wait, Reason: events.Reason{Code: CodeClusterBusy, Message: "because"}}}

@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"obwarden/agent/ocp"
 	"obwarden/agent/ocp/ocpsim"
 	"obwarden/events"
 )
@@ -45,12 +46,37 @@ func TestAnOvertakenRetryIsNotObeyedAgain(t *testing.T) {
 		refused  bool
 	}{
 		{6, now.Add(-time.Second), true},
+		{7, now, true},
 		{8, now.Add(time.Second), false},
 		{1, now.Add(time.Second), false}, // the stream was made anew
 	} {
 		o := Ordered{Order: events.OrderTo(events.Retry, op), Sequence: test.sequence, At: test.at}
 		if err := refuseOrder(op, o); (err != nil) != test.refused {
 			t.Errorf("order %d after order 7: %v, want refused: %v", test.sequence, err, test.refused)
+		}
+	}
+}
+
+// A retry may take effect until the settle time after the call is over, however long
+// after the order the call was made, and however old what a look shows has become.
+func TestTheOldFailureEndsARetryOnlyWhenItsCallHasSettled(t *testing.T) {
+	t.Parallel()
+	const settle = 10 * time.Second
+	m, now := Machine{Settle: settle, PollMin: time.Second, PollMax: time.Second, StallAfter: time.Hour}, time.Now()
+	op := events.Operation{N: 5, State: events.Running, RetriedAt: now.Add(-2 * settle), Task: &events.Task{ID: 1, Status: ocp.StatusFailed, MovedAt: now}}
+	for _, test := range []struct {
+		since time.Time
+		age   time.Duration
+		want  Action
+	}{
+		{time.Time{}, 0, Finish},
+		{now.Add(-settle), 0, Finish},
+		{now.Add(-settle), time.Second, Look},
+		{now.Add(-settle / 2), 0, Look},
+	} {
+		in := Looked{Task: ocp.Task{ID: 1, Status: ocp.StatusFailed}, Since: test.since, Age: test.age}
+		if got := m.Step(op, in, now); got.Do != test.want {
+			t.Errorf("called %s ago, looked %s ago: %s, want %s", now.Sub(test.since), test.age, got.Do, test.want)
 		}
 	}
 }

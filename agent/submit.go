@@ -99,6 +99,7 @@ func (a *Agent) retryTask(ctx context.Context, h *held) (Again, error) {
 	ctx, cancel := context.WithTimeout(ctx, a.Timeout)
 	defer cancel()
 	err = a.OCP.RetryTask(ctx, h.entry.Operation.Task.ID)
+	h.since = time.Now() // the last moment at which it may still have gone out
 	if err != nil {
 		a.logOf(h).Warn("OCP did not take the retry", "task", h.entry.Operation.Task.ID, "class", ocp.ClassOf(err), "error", err)
 	}

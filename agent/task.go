@@ -18,7 +18,11 @@ func (m Machine) looked(op events.Operation, in Looked, now time.Time) Effects {
 		return m.lookFailed(op, in, now)
 	}
 	// After a retry OCP may show the old failure for a moment.
-	retried := !op.RetriedAt.IsZero() && op.Task.Status == ocp.StatusFailed && now.Sub(op.RetriedAt) < m.Settle
+	called := op.RetriedAt
+	if in.Since.After(called) {
+		called = in.Since
+	}
+	retried := !op.RetriedAt.IsZero() && op.Task.Status == ocp.StatusFailed && now.Add(-in.Age).Sub(called) < m.Settle
 	next := mergeTask(op.Task, in.Task, now)
 	effects := Effects{Append: m.progress(&op, next, now), Do: Look}
 	switch {

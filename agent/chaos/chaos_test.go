@@ -123,6 +123,8 @@ type arena struct {
 	shutdowns []time.Duration
 	read      uint64 // sequence of the journal up to which the load knows it
 	natsUp    []time.Duration
+	posts     []post // of OCP's log, up to entry harvested
+	harvested int64
 }
 
 // strike is a fault of a process that has happened, with the operations that it held up.
@@ -334,6 +336,11 @@ func (a *arena) attack(lasts time.Duration) {
 			}
 		}
 	})
+	faults.Go(func() {
+		for pause(ctx, harvestEvery) {
+			a.harvest(time.Now().Add(-harvestEvery))
+		}
+	})
 	loading, cancel := context.WithTimeout(ctx, lasts+lasts/2)
 	a.load.run(loading)
 	cancel()
@@ -480,7 +487,8 @@ func (a *arena) history() history {
 	defer a.load.mu.Unlock()
 	h.requests, h.retries, h.cancels = a.load.requests, a.load.retries, a.load.cancels
 	h.pauses, h.ordered = a.pauses, a.load.ordered
-	h.posts = postsOf(a.sim.Log())
+	a.harvest(time.Now())
+	h.posts = a.posts
 	for _, t := range a.sim.Tasks() {
 		h.tasks[t.ID] = taskFrom(t)
 	}
@@ -495,15 +503,16 @@ func (a *arena) readLeft(ctx context.Context, h *history) error {
 	}
 	h.open = nil
 	state := stream.CachedInfo().State
-	for sequence := state.FirstSeq; state.Msgs > 0 && sequence <= state.LastSeq; sequence++ {
-		msg, err := stream.GetMsg(ctx, sequence)
+	for next := state.FirstSeq; state.Msgs > 0 && next <= state.LastSeq; {
+		msg, err := stream.GetMsg(ctx, next, jetstream.WithGetMsgSubject("ob.server.>")) // the next there is
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
-			continue
+			break
 		}
 		if err != nil {
 			return err
 		}
-		h.open = append(h.open, fmt.Sprintf("%d %s %s", sequence, msg.Subject, msg.Data))
+		h.open = append(h.open, fmt.Sprintf("%d %s %s", msg.Sequence, msg.Subject, msg.Data))
+		next = msg.Sequence + 1
 	}
 	bucket, err := a.js.KeyValue(ctx, events.ClusterBucket)
 	if err != nil {
@@ -532,18 +541,30 @@ func (a *arena) readLeft(ctx context.Context, h *history) error {
 	return nil
 }
 
-// postsOf picks the calls that change something out of OCP's log.
-func postsOf(log []ocpsim.LogEntry) []post {
+// harvest takes the calls that change something out of OCP's log, which does not keep
+// all, up to a moment by which what became of them is in it.
+func (a *arena) harvest(until time.Time) {
 	kinds := map[ocpsim.Endpoint]string{ocpsim.ServerStop: "stop", ocpsim.ServerStart: "start", ocpsim.ServerRestart: "restart", ocpsim.TaskRetry: "retry"}
-	var posts []post
-	for _, e := range log {
+	for _, e := range a.sim.Log() {
+		if e.Seq <= a.harvested {
+			continue
+		}
+		if e.Time.After(until) {
+			return
+		}
+		if a.harvested > 0 && e.Seq != a.harvested+1 {
+			a.t.Errorf("OCP's log lacks %d to %d", a.harvested+1, e.Seq-1)
+		}
+		a.harvested = e.Seq
 		if kind, ok := kinds[e.Endpoint]; ok {
-			posts = append(posts, post{at: e.Time, kind: kind, cluster: e.Cluster, server: e.Server,
+			a.posts = append(a.posts, post{at: e.Time, kind: kind, cluster: e.Cluster, server: e.Server,
 				operation: e.IdempotencyKey, request: e.RequestID, task: e.TaskID, fault: e.Fault})
 		}
 	}
-	return posts
 }
+
+// harvestEvery is far more often than the log forgets.
+const harvestEvery = 20 * time.Second
 
 func taskFrom(t ocpsim.Task) task {
 	one := task{kind: strings.TrimPrefix(string(t.Endpoint), "server_"), cluster: t.Cluster, server: t.Servers[0],

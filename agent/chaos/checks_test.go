@@ -233,7 +233,8 @@ func TestCheckerFindsPlantedViolations(t *testing.T) {
 		}, []string{lost}},
 		{"without end", func(p *past) { p.request(k); p.event(k, "accepted") }, []string{stuck}},
 		{"request left", func(p *past) { p.ordinary(k, 100); p.open = []string{"1"} }, []string{stuck}},
-		{"slot left", func(p *past) { p.ordinary(k, 100); p.slots[id] = true }, []string{slotLeft}},
+		{"slot left", func(p *past) { p.ordinary(k, 100); p.slots[operationOf("nobody's")] = true }, []string{slotLeft}},
+		{"slot of what has ended", func(p *past) { p.ordinary(k, 100); p.slots[id] = true }, nil},
 		{"succeeded, but the task failed", func(p *past) { p.ordinary(k, 100); p.status(100, "FAILED") }, []string{wrongOutcome}},
 		{"failed, but the task succeeded", func(p *past) { failedOnce(p); p.status(100, "SUCCESSFUL") }, []string{wrongOutcome}},
 		{"refused, but there is a task", func(p *past) {

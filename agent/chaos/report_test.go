@@ -78,6 +78,7 @@ func (a *arena) report(h history, v verdict) string {
 	line("told to end, an agent took: p50 %s, p99 %s, max %s (%d times)", round(quantile(a.shutdowns, 0.5)), round(quantile(a.shutdowns, 0.99)), round(quantile(a.shutdowns, 1)), len(a.shutdowns))
 	slices.Sort(a.natsUp)
 	line("NATS, started again, answered after: p50 %s, max %s", round(quantile(a.natsUp, 0.5)), round(quantile(a.natsUp, 1)))
+	line("slots left by operations that have ended, which the next decision in the cluster drops: %d", len(h.slots))
 	line("calls of agents that had been paused, too late (the README's exception): %d", len(v.exceptions))
 	for _, e := range v.exceptions {
 		line("  %s", e)
@@ -86,12 +87,11 @@ func (a *arena) report(h history, v verdict) string {
 	for _, rule := range ruleNames() {
 		line("  %-18s %d", rule, v.count(rule))
 	}
-	for i, one := range v.violations {
-		if i == 100 {
-			line("  … and %d more", len(v.violations)-i)
-			break
+	shown := map[string]int{}
+	for _, one := range v.violations {
+		if shown[one.rule]++; shown[one.rule] <= 10 {
+			line("  %s", one)
 		}
-		line("  %s", one)
 	}
 	return b.String()
 }
