@@ -101,6 +101,7 @@ type arena struct {
 	ops  int
 	dir  string
 
+	version  string // of what is built; empty where there is no git
 	shape    ocpsim.Shape
 	speed    float64
 	clusters []ocpsim.ClusterConfig
@@ -181,6 +182,9 @@ func (a *arena) start() {
 	a.t.Cleanup(nc.Close)
 	if a.js, err = jetstream.New(nc); err != nil {
 		a.t.Fatal(err)
+	}
+	if described, err := exec.Command("git", "describe", "--always", "--dirty").Output(); err == nil {
+		a.version = strings.TrimSpace(string(described))
 	}
 	binary := filepath.Join(a.dir, "obwarden")
 	if out, err := exec.Command("go", "build", "-o", binary, "obwarden/cmd/obwarden").CombinedOutput(); err != nil {

@@ -1,6 +1,7 @@
 package chaos
 
 import (
+	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -83,9 +84,16 @@ func newPlan(seed uint64, lasts time.Duration) plan {
 			p.links = append(p.links, f)
 		}
 	}
-	for at := time.Duration(0); at < lasts; at += between(random, 4*time.Second, 12*time.Second) {
-		p.phases = append(p.phases, ocpPhase{at, newOCPFaults(random)})
+	for at, next := time.Duration(0), time.Duration(0); at < lasts; at = next {
+		next = at + between(random, 4*time.Second, 12*time.Second)
+		faults, late := newOCPFaults(random)
+		p.phases = append(p.phases, ocpPhase{at, faults})
+		// A call that breaks at once and takes effect as late as it may is what the settle time is for.
+		for at := at; late && at < next; at += between(random, 200*time.Millisecond, 900*time.Millisecond) {
+			p.links = append(p.links, linkFault{at: at, link: 2*random.IntN(agents) + 1, fault: netFault{kind: reset}})
+		}
 	}
+	slices.SortStableFunc(p.links, func(a, b linkFault) int { return cmp.Compare(a.at, b.at) })
 	return p
 }
 
@@ -162,9 +170,9 @@ func spoilers(random *rand.Rand) []ocpsim.Fault {
 }
 
 // newOCPFaults is a phase: calm, a mixture, one evil often, everything as late as it
-// may be, or no OCP at all.
-func newOCPFaults(random *rand.Rand) []ocpsim.Fault {
-	faults := failures()
+// may be (late), or no OCP at all.
+func newOCPFaults(random *rand.Rand) (faults []ocpsim.Fault, late bool) {
+	faults = failures()
 	every := spoilers(random)
 	switch dice := random.IntN(100); {
 	case dice < 12:
@@ -181,12 +189,13 @@ func newOCPFaults(random *rand.Rand) []ocpsim.Fault {
 		one.Probability = 0.2 + 0.5*random.Float64()
 		faults = append(faults, one)
 	case dice < 94:
-		late := func(from, to time.Duration) ocpsim.Duration { return ocpsim.Duration(between(random, from, to)) }
+		late = true
+		by := func(from, to time.Duration) ocpsim.Duration { return ocpsim.Duration(between(random, from, to)) }
 		faults = append(faults,
-			ocpsim.Fault{Match: ocpsim.Match{Method: "POST"}, Action: ocpsim.DelayBefore, Delay: late(maxOCPDelay*2/3, maxOCPDelay), Probability: 0.7},
-			ocpsim.Fault{Match: ocpsim.Match{Endpoint: ocpsim.TasksList}, Action: ocpsim.DelayAfter, Delay: late(callTimeout/2, callTimeout*9/10), Probability: 0.7})
+			ocpsim.Fault{Match: ocpsim.Match{Method: "POST"}, Action: ocpsim.DelayBefore, Delay: by(maxOCPDelay*2/3, maxOCPDelay), Probability: 0.7},
+			ocpsim.Fault{Match: ocpsim.Match{Endpoint: ocpsim.TasksList}, Action: ocpsim.DelayAfter, Delay: by(callTimeout/2, callTimeout*9/10), Probability: 0.7})
 	default:
 		faults = append(faults, ocpsim.Fault{Action: ocpsim.Status, Status: 503})
 	}
-	return slices.Clip(faults)
+	return slices.Clip(faults), late
 }

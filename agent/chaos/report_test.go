@@ -3,9 +3,7 @@
 package chaos
 
 import (
-	"bytes"
 	"fmt"
-	"os/exec"
 	"slices"
 	"strings"
 	"time"
@@ -16,8 +14,7 @@ func (a *arena) report(h history, v verdict) string {
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	command := fmt.Sprintf("go test ./agent/chaos -run Chaos -chaos.time %s -chaos.ops %d -chaos.seed %d -timeout 2h -v", *flagTime, a.ops, a.seed)
-	version, _ := exec.Command("git", "describe", "--always", "--dirty").Output() // where there is no git it stays empty
-	line("version %s, seed %d; again: %s", bytes.TrimSpace(version), a.seed, command)
+	line("version %s, seed %d; again: %s", a.version, a.seed, command)
 	line("OCP: %d clusters of 6 servers, shape %d, speed %.0f; %s of attack, %s in all", len(a.clusters), a.shape, a.speed,
 		flagTime, time.Since(a.began).Round(time.Second))
 
