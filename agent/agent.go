@@ -3,17 +3,19 @@
 // journal.
 //
 // Read operation.go first: it is the life of an operation as one pure function.
-// agent.go carries out what it says. The stages are intake.go, guard.go,
-// submit.go and follow.go; journal.go and slots.go are what agents share. The
-// package imports events, metrics and agent/ocp.
+// agent.go carries out what it says. The stages are intake.go, decide.go,
+// submit.go and follow.go; journal.go, slots.go and control.go are what agents
+// share. The package imports events, metrics, agent/guard and agent/ocp.
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,6 +23,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
 
+	"obwarden/agent/guard"
 	"obwarden/agent/ocp"
 	"obwarden/events"
 	"obwarden/metrics"
@@ -33,6 +36,9 @@ const (
 	// shutdownGrace is how long what is under way may take to end by itself when
 	// the agent shuts down. A call to OCP cut off here is reconciled by the next agent.
 	shutdownGrace = 1500 * time.Millisecond
+	// wakeAtOnce is how many of those that wait for a slot look when one is free: the
+	// first may wait for something else by then.
+	wakeAtOnce = 4
 	// finishTimeout is how long the acknowledgement of an ended operation may take.
 	// Without it the request comes again, finds the end in the journal and is
 	// acknowledged then.
@@ -47,7 +53,7 @@ type Config struct {
 	Metrics   *metrics.Metrics
 	Log       *slog.Logger
 	Machine   Machine
-	Policy    Policy
+	Policy    *guard.Policy // SetPolicy changes it
 	AckWait   time.Duration // of the consumer
 	Timeout   time.Duration // from the intent to the end of the call to OCP; less than Machine.Settle
 }
@@ -56,11 +62,16 @@ type Config struct {
 type Agent struct {
 	Config
 	journal Journal
-	slots   slots
+	slots   *slots
+	control *control
+	facts   *facts
+	policy  atomic.Pointer[guard.Policy]
 	active  chan struct{} // a place for each operation that does something
 
 	mu      sync.Mutex
+	under   context.Context // what everything that is under way belongs to
 	held    map[string]*held
+	waiting map[int64]map[*held]struct{} // those that wait, by cluster
 	closing bool
 	running sync.WaitGroup
 }
@@ -88,24 +99,35 @@ type held struct {
 
 // position is what others may read of an operation while it is worked on.
 type position struct {
-	state   events.State
-	kind    events.Kind
-	cluster int64
-	first   uint64    // sequence of its request: who came first
-	moved   time.Time // when it last moved
+	state    events.State
+	kind     events.Kind
+	cluster  int64
+	first    uint64    // sequence of its request: who came first
+	moved    time.Time // when it last moved
+	queued   bool      // waits for a slot
+	heldBack bool      // waits for a person to let it go
 }
 
 // New makes an agent; Run starts it.
 func New(c Config) *Agent {
-	a := &Agent{Config: c, held: map[string]*held{}, active: make(chan struct{}, maxActive)}
+	a := &Agent{Config: c, held: map[string]*held{}, waiting: map[int64]map[*held]struct{}{}, active: make(chan struct{}, maxActive)}
 	a.journal = Journal{
 		js: c.JetStream, stream: c.Streams.Operations, log: c.Log,
 		appended: func(took time.Duration) { c.Metrics.JournalAppend.Observe(took.Seconds()) },
 		conflict: c.Metrics.JournalConflicts.Inc,
 		trouble:  &atomic.Pointer[error]{},
 	}
-	a.slots = slots{bucket: c.Streams.Clusters, ended: a.ended}
+	a.slots = newSlots(c.Streams.Clusters, c.Log)
+	a.control = newControl(c.Streams.Control, c.Log, func(int64, bool) {})
+	a.facts = newFacts(c.OCP)
+	a.policy.Store(c.Policy)
 	return a
+}
+
+// SetPolicy has everything from now on decided by p, and what waits decided anew.
+func (a *Agent) SetPolicy(p *guard.Policy) {
+	a.policy.Store(p)
+	a.reconsider(func(position) bool { return true })
 }
 
 // Run takes and carries out requests until ctx ends. Then it lets what is under
@@ -115,9 +137,31 @@ func (a *Agent) Run(ctx context.Context) error {
 	work, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return a.intake(ctx, work) })
+	a.mu.Lock()
+	a.under = work
+	a.mu.Unlock()
+	// Nothing is decided before it is known what others hold and people have paused.
+	known, paused := make(chan struct{}), make(chan struct{})
+	group.Go(func() error {
+		return a.slots.watch(ctx, sync.OnceFunc(func() { close(known) }), a.wakeFirst)
+	})
+	group.Go(func() error {
+		return a.control.watch(ctx, sync.OnceFunc(func() { close(paused) }), func(cluster int64) {
+			a.reconsider(func(p position) bool { return p.heldBack && (cluster == events.AllClusters || p.cluster == cluster) })
+		})
+	})
+	group.Go(func() error {
+		for _, ready := range []chan struct{}{known, paused} {
+			select {
+			case <-ready:
+			case <-ctx.Done():
+				return nil
+			}
+		}
+		group.Go(func() error { return a.sweep(ctx) })
+		return a.intake(ctx, work)
+	})
 	group.Go(func() error { return a.keepAlive(ctx) })
-	group.Go(func() error { return a.slots.watch(ctx, func(cluster int64) { a.wakeFirst(work, cluster) }) })
 	<-ctx.Done()
 	a.shutdown(stop)
 	return group.Wait()
@@ -219,21 +263,42 @@ func (a *Agent) wake(work context.Context, h *held) {
 	})
 }
 
-// wakeFirst wakes the operation of a cluster that has waited for longest.
-func (a *Agent) wakeFirst(work context.Context, cluster int64) {
+// wakeFirst wakes those of a cluster that have waited for longest for a slot.
+func (a *Agent) wakeFirst(cluster int64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	var first *held
-	for _, h := range a.held {
-		if h.position.state == events.Waiting && h.position.cluster == cluster && (first == nil || h.position.first < first.position.first) {
-			first = h
+	var queued []*held
+	for h := range a.waiting[cluster] {
+		if h.position.queued {
+			queued = append(queued, h)
 		}
 	}
-	if first == nil || first.busy || a.closing {
+	slices.SortFunc(queued, func(x, y *held) int { return cmp.Compare(x.position.first, y.position.first) })
+	for _, h := range queued[:min(len(queued), wakeAtOnce)] {
+		a.hurry(h)
+	}
+}
+
+// reconsider has those that wait and match decided on anew.
+func (a *Agent) reconsider(match func(position) bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, waiting := range a.waiting {
+		for h := range waiting {
+			if match(h.position) {
+				a.hurry(h)
+			}
+		}
+	}
+}
+
+// hurry has h go on now, whatever it waits for. The caller holds a.mu.
+func (a *Agent) hurry(h *held) {
+	if h.busy || a.closing || a.under == nil {
 		return
 	}
-	first.at = time.Time{} // nobody is at it: busy is false, and a.mu is held
-	a.wake(work, first)
+	h.at = time.Time{} // nobody is at it: busy is false, and a.mu is held
+	a.wake(a.under, h)
 }
 
 // work carries h on until there is nothing to be done before some later time.
@@ -353,14 +418,20 @@ func (a *Agent) step(ctx context.Context, h *held, in Input) error {
 func (a *Agent) act(ctx context.Context, h *held) error {
 	switch h.do {
 	case Decide:
-		decision, err := a.decide(ctx, h)
+		decided, err := a.decide(ctx, h, false)
 		if err != nil {
 			return err
 		}
-		return a.step(ctx, h, Decided{Decision: decision, Offset: a.OCP.ClockOffset()})
+		if err := a.step(ctx, h, decided); err != nil {
+			return err
+		}
+		return a.holdNothing(ctx, h)
 	case Submit:
 		h.do = Reconcile // whatever goes wrong from here on, the call is not made again
-		return a.step(ctx, h, a.submit(ctx, h))
+		if err := a.step(ctx, h, a.submit(ctx, h)); err != nil {
+			return err
+		}
+		return a.holdNothing(ctx, h)
 	case Reconcile:
 		return a.step(ctx, h, a.reconcile(ctx, h))
 	case Look:
@@ -382,12 +453,21 @@ func (a *Agent) act(ctx context.Context, h *held) error {
 	return fmt.Errorf("operation %s has nothing to do: this is a bug", h.id)
 }
 
-// finish gives the slot back and acknowledges the request: in this order, so that
-// a request is there for as long as anything of its operation is.
+// holdNothing gives the slot of an operation back that waits: it may wait for long.
+func (a *Agent) holdNothing(ctx context.Context, h *held) error {
+	op := h.entry.Operation
+	if op.State != events.Waiting || !slices.ContainsFunc(a.slots.record(op.ClusterID).Active, func(s guard.Slot) bool { return s.OperationID == op.OperationID }) {
+		return nil
+	}
+	return a.giveBack(ctx, op)
+}
+
+// finish gives back what the operation holds and acknowledges the request: in this
+// order, so that a request is there for as long as anything of its operation is.
 func (a *Agent) finish(ctx context.Context, h *held) error {
 	op := h.entry.Operation
-	if op.State != events.Rejected {
-		if err := a.slots.give(ctx, op.ClusterID, op.OperationID); err != nil {
+	if op.Attempt > 0 || holdsAnything(a.slots.record(op.ClusterID), op.OperationID) {
+		if err := a.giveBack(ctx, op); err != nil {
 			return err
 		}
 	}
@@ -406,18 +486,17 @@ func (a *Agent) finish(ctx context.Context, h *held) error {
 	return nil
 }
 
-// ended reports whether an operation holds its slot no longer, according to the journal.
-func (a *Agent) ended(ctx context.Context, operationID string) bool {
-	last, err := a.journal.Last(ctx, operationID)
-	return err == nil && (last.Sequence == 0 || last.Operation.State.Final())
-}
-
 func positionOf(op events.Operation) position {
 	moved := op.UpdatedAt
 	if op.Task != nil && op.State == events.Running {
 		moved = op.Task.MovedAt
 	}
-	return position{state: op.State, kind: op.Kind, cluster: op.ClusterID, first: op.RequestSequence, moved: moved}
+	p := position{state: op.State, kind: op.Kind, cluster: op.ClusterID, first: op.RequestSequence, moved: moved}
+	if op.State == events.Waiting && op.Reason != nil {
+		p.queued = op.Reason.Position > 0
+		p.heldBack = op.Reason.Code == guard.CodePaused || op.Reason.Code == guard.CodeFailing
+	}
+	return p
 }
 
 // OldestProgress is for how long the open operation that has not moved for longest

@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"go.uber.org/goleak"
 
+	"obwarden/agent/guard"
 	"obwarden/agent/ocp"
 	"obwarden/agent/ocp/ocpsim"
 	"obwarden/events"
@@ -51,6 +52,7 @@ type rig struct {
 	machine Machine
 	timeout time.Duration
 	ackWait time.Duration
+	policy  *guard.Policy
 	logged  *logBuffer
 	metrics *metrics.Metrics // of the agent started last
 }
@@ -75,6 +77,7 @@ func newRigOn(t testing.TB, sim *ocpsim.Sim, user ocpsim.User) *rig {
 		t: t, sim: sim, url: sim.URL(), user: user,
 		machine: Machine{Agent: "test", Settle: time.Second, StallAfter: time.Minute, PollMin: 10 * time.Millisecond, PollMax: 50 * time.Millisecond},
 		timeout: 500 * time.Millisecond, ackWait: 2 * time.Second, logged: &logBuffer{},
+		policy: laxPolicy(),
 	}
 	r.dataDir = t.TempDir()
 	r.startNATS("127.0.0.1:0")
@@ -86,6 +89,12 @@ func newRigOn(t testing.TB, sim *ocpsim.Sim, user ocpsim.User) *rig {
 		}
 	})
 	return r
+}
+
+// laxPolicy lets one operation a cluster go at a time and holds nothing else back:
+// most tests are about something else.
+func laxPolicy() *guard.Policy {
+	return &guard.Policy{Hash: "lax", Limits: guard.Limits{MaxConcurrent: 1}}
 }
 
 func (r *rig) startNATS(listen string) {
@@ -144,7 +153,7 @@ func (r *rig) agentRunning(ctx context.Context) <-chan error {
 	}
 	r.metrics = metrics.New(prometheus.NewRegistry(), "test", "go", func() time.Duration { return 0 })
 	a := New(Config{
-		JetStream: r.js, Streams: streams, OCP: client, Metrics: r.metrics, Policy: DefaultPolicy(),
+		JetStream: r.js, Streams: streams, OCP: client, Metrics: r.metrics, Policy: r.policy,
 		Log:     slog.New(slog.NewTextHandler(r.logged, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Machine: r.machine, AckWait: r.ackWait, Timeout: r.timeout,
 	})
@@ -502,8 +511,8 @@ func TestUnknownTargetsAreRejected(t *testing.T) {
 	r.stop("no cluster", 77, 2)
 	r.stop("no server", 1, 77)
 	for _, key := range []string{"no cluster", "no server"} {
-		if op := r.awaitEnd(key, events.Rejected); op.Reason.Code != CodeNotFound {
-			t.Errorf("%s: %+v, want %s", key, op.Reason, CodeNotFound)
+		if op := r.awaitEnd(key, events.Rejected); op.Reason.Code != guard.CodeNotFound {
+			t.Errorf("%s: %+v, want %s", key, op.Reason, guard.CodeNotFound)
 		}
 	}
 	r.wantPosts(0)
@@ -594,8 +603,8 @@ func TestOneOperationAClusterAtATime(t *testing.T) {
 	}
 	r.wantPosts(4)
 	waited := r.awaitToken("k4", events.Waiting)
-	if reason := waited[len(waited)-1].Reason; reason.Code != CodeClusterBusy {
-		t.Errorf("waits for %+v, want %s", reason, CodeClusterBusy)
+	if reason := waited[len(waited)-1].Reason; reason.Code != guard.CodeClusterBusy {
+		t.Errorf("waits for %+v, want %s", reason, guard.CodeClusterBusy)
 	}
 }
 
@@ -793,31 +802,6 @@ func TestAFailedTaskIsRetriedInTheSameOperation(t *testing.T) {
 	}
 	r.awaitNoOpenRequests()
 	r.wantPosts(1)
-}
-
-// An agent that decides late, on what another has under way already, must not give
-// that one's slot away.
-func TestASlotIsGivenBackAtTheEndAlone(t *testing.T) {
-	t.Parallel()
-	r, _, _ := newJournal(t)
-	bucket, err := r.js.KeyValue(t.Context(), events.ClusterBucket)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := slots{bucket: bucket, ended: func(context.Context, string) bool { return false }}
-	for _, verdict := range []Verdict{Allow, Wait, Reject} {
-		for _, hold := range []bool{true, false} {
-			if _, err := s.take(t.Context(), 1, Slot{OperationID: "a"}, true, func(ClusterRecord) Decision { return Decision{Verdict: Allow} }); err != nil {
-				t.Fatal(err)
-			}
-			if _, err := s.take(t.Context(), 1, Slot{OperationID: "a"}, hold, func(ClusterRecord) Decision { return Decision{Verdict: verdict} }); err != nil {
-				t.Fatal(err)
-			}
-			if record, _, err := s.read(t.Context(), 1); err != nil || !record.holds("a") {
-				t.Errorf("%s, hold %v: the slot is gone (%v)", verdict, hold, err)
-			}
-		}
-	}
 }
 
 func TestARetryHoldsItsSlotWhateverItsRequestSays(t *testing.T) {

@@ -253,8 +253,21 @@ func (a *Agent) obey(ctx context.Context, h *held, d delivery) error {
 			return fmt.Errorf("order to %s operation %s: %w", d.order.Verb, h.id, ErrConflict)
 		}
 	} else {
-		if d.order.Verb == events.Retry {
+		switch d.order.Verb {
+		case events.Retry:
 			a.own(h, d.msg)
+		case events.Approve:
+			if h.owner == nil {
+				// Only who has the operation in hand may write into it.
+				return d.msg.NakWithDelay(orderRetry)
+			}
+			no, err := a.mayApprove(ctx, op, d.order.RequestedBy)
+			if err != nil {
+				return err
+			}
+			if no != nil {
+				d.order.Refused = no.Error()
+			}
 		}
 		if err := a.step(ctx, h, *d.order); err != nil {
 			return err

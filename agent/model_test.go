@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"obwarden/agent/guard"
 	"obwarden/agent/ocp"
 	"obwarden/events"
 )
@@ -248,9 +249,9 @@ func (c *modelChecker) moves(w world, i int) []world {
 	}
 	switch a.do {
 	case Decide:
-		move(0, "allowed", Decided{Decision: Decision{Verdict: Allow}}, nil)
-		move(1, "wait", Decided{Decision: Decision{Verdict: Wait, Reason: events.Reason{Code: CodeClusterBusy}}}, nil)
-		move(1, "reject", Decided{Decision: Decision{Verdict: Reject, Reason: events.Reason{Code: CodeNotFound}}}, nil)
+		move(0, "allowed", Decided{Decision: guard.Decision{Verdict: guard.Allow}}, nil)
+		move(1, "wait", Decided{Decision: guard.Decision{Verdict: guard.Wait, Reason: events.Reason{Code: guard.CodeClusterBusy}}}, nil)
+		move(1, "reject", Decided{Decision: guard.Decision{Verdict: guard.Reject, Reason: events.Reason{Code: guard.CodeNotFound}}}, nil)
 	case Submit:
 		c.submits(w, a, move)
 	case Reconcile:

@@ -98,6 +98,18 @@ func (a *Agent) account(h *held, to position) {
 	if in(to) {
 		a.Metrics.OperationsInFlight.WithLabelValues(metrics.Kind(string(to.kind)), string(to.state)).Inc()
 	}
+	if h.position.state == events.Waiting {
+		delete(a.waiting[h.position.cluster], h)
+		if len(a.waiting[h.position.cluster]) == 0 {
+			delete(a.waiting, h.position.cluster)
+		}
+	}
+	if to.state == events.Waiting {
+		if a.waiting[to.cluster] == nil {
+			a.waiting[to.cluster] = map[*held]struct{}{}
+		}
+		a.waiting[to.cluster][h] = struct{}{}
+	}
 	h.position = to
 }
 

@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
+	"obwarden/agent/guard"
 	"obwarden/agent/ocp"
 	"obwarden/events"
 )
@@ -18,7 +20,7 @@ const (
 	CodeExpired        = "EXPIRED"                // not submitted by expires_at
 	CodeCancelled      = "CANCELLED"              // taken back by a person before it was submitted
 	CodeDryRun         = "DRY_RUN"                // decided and reported, nothing sent
-	CodeOCPUnreachable = "OCP_UNREACHABLE"        // OCP does not answer; waits
+	CodeOCPUnreachable = "OCP_UNREACHABLE"        // OCP could not be called; waits
 	CodeOCPBudget      = "OCP_BUDGET"             // the request budget is used up; waits
 	CodeOCPRefused     = "OCP_REFUSED"            // a definite no of OCP
 	CodeUnanswered     = "OCP_UNANSWERED"         // every call went unanswered, none arrived
@@ -32,14 +34,16 @@ const (
 // What the machine holds to. Durations that a person may want to change are
 // fields of Machine.
 const (
-	maxAttempts         = 5               // calls that may have arrived, before a person is asked
-	refusalsUntilFailed = 5               // looks in a row that OCP refuses before it is believed
-	maxEventsALook      = 32              // more changes than that in one look share one event
-	retryAfter          = 5 * time.Second // until OCP is tried again after it did not answer
-	reconcileAfter      = time.Second     // until OCP is asked what became of an unanswered call
-	unsettledSettles    = 10              // settle times that a server may be in between with no task to be seen
-	maxWarnings         = 16              // kept in the document, the latest
-	logExcerptBytes     = 4 << 10         // of a failed subtask's log in the document
+	maxAttempts         = 5                // calls that may have arrived, before a person is asked
+	refusalsUntilFailed = 5                // looks in a row that OCP refuses before it is believed
+	maxEventsALook      = 32               // more changes than that in one look share one event
+	retryAfter          = 5 * time.Second  // until OCP is tried again after it did not answer
+	reconcileAfter      = time.Second      // until OCP is asked what became of an unanswered call
+	unsettledSettles    = 10               // settle times that a server may be in between with no task to be seen
+	maxWarnings         = 16               // kept in the document, the latest
+	maxApprovals        = 16               // kept in the document, the latest
+	waitingNews         = 10 * time.Second // between events that say no more than another place in the queue
+	logExcerptBytes     = 4 << 10          // of a failed subtask's log in the document
 )
 
 // Action is what is to be done next for an operation, after everything that was
@@ -86,16 +90,23 @@ type (
 		events.Order
 		Sequence uint64 // of the message, which owns the operation from a retry on
 		At       time.Time
+		Refused  string // why an approval does not count
 	}
 	// Again is what came of a retry: the guard's word and, where it was Allow, OCP's answer.
 	Again struct {
-		Decision
-		Err error
+		guard.Decision
+		Error *events.Error // of the verdict Fail
+		Err   error
 	}
 	// Decided is the guard's word.
 	Decided struct {
-		Decision
-		Offset time.Duration // OCP's clock minus ours
+		guard.Decision
+		Error    *events.Error    // of the verdict Fail
+		Policy   string           // hash of the policy
+		Findings []events.Finding // rule by rule, of a dry run
+		GiveUp   time.Time        // when the policy lets it wait no longer; zero: never
+		Holds    bool             // it still holds a slot that it took before it waited
+		Offset   time.Duration    // OCP's clock minus ours
 	}
 	// Answered is what the call to OCP brought; Err is classified by ocp.ClassOf.
 	Answered struct {
@@ -217,7 +228,7 @@ func (m Machine) event(op *events.Operation, token events.State, now time.Time, 
 		op.Steps++
 	}
 	switch token {
-	case events.Progress, events.Stalled, events.Duplicate:
+	case events.Progress, events.Stalled, events.Duplicate, events.Approved:
 	default:
 		op.State = token
 		if token.Final() {
@@ -248,31 +259,41 @@ func (m Machine) received(in Received, now time.Time) Effects {
 }
 
 func (m Machine) decided(op events.Operation, in Decided, now time.Time) Effects {
-	expires := op.Request.ExpiresAt
+	op.Decision = in.Findings
+	waits := in.Verdict == guard.Wait
 	switch {
 	case in.Verdict == Fail:
 		return m.failed(op, *in.Error, now)
-	case in.Verdict == Reject && op.Attempt > 0: // rejected means that nothing was ever sent
+	case in.Verdict == guard.Reject && op.Attempt > 0: // rejected means that nothing was ever sent
+		op.Policy = in.Policy
 		return m.failed(op, events.Error{Code: in.Reason.Code, Message: in.Reason.Message}, now)
-	case in.Verdict == Reject:
-		op.Reason = &in.Reason
+	case in.Verdict == guard.Reject:
+		op.Policy, op.Reason = in.Policy, &in.Reason
 		return Effects{Append: m.event(&op, events.Rejected, now), Do: Finish}
 	case op.Request.DryRun:
 		message := fmt.Sprintf("would %s server %d of cluster %d now", op.Kind, op.ServerID, op.ClusterID)
-		if in.Verdict == Wait {
+		switch in.Verdict {
+		case guard.Wait:
 			message = fmt.Sprintf("would wait: %s: %s", in.Reason.Code, in.Reason.Message)
+		case guard.Done, guard.Supersede:
+			message = fmt.Sprintf("would end without a call: %s: %s", in.Reason.Code, in.Reason.Message)
 		}
-		op.Reason = &events.Reason{Code: CodeDryRun, Message: message}
+		op.Policy, op.Reason = in.Policy, &events.Reason{Code: CodeDryRun, Message: message}
 		return Effects{Append: m.event(&op, events.Succeeded, now), Do: Finish}
+	case in.Verdict == guard.Done:
+		op.Policy, op.Reason = in.Policy, &in.Reason
+		return Effects{Append: m.event(&op, events.Succeeded, now), Do: Finish}
+	case in.Verdict == guard.Supersede:
+		op.Policy, op.Reason = in.Policy, &in.Reason
+		return Effects{Append: m.event(&op, events.Cancelled, now), Do: Finish}
 	case op.Request.Expired(now):
-		op.Reason = &events.Reason{Code: CodeExpired, Message: fmt.Sprintf("not submitted by %s", expires.Format(time.RFC3339))}
-		if in.Verdict == Wait {
-			op.Reason.Message += fmt.Sprintf("; it waited: %s: %s", in.Reason.Code, in.Reason.Message)
-		}
-		return Effects{Append: m.event(&op, events.Expired, now), Do: Finish}
-	case in.Verdict == Wait:
-		return m.wait(op, in.Reason, now)
+		return m.expired(op, in, fmt.Sprintf("not submitted by %s", op.Request.ExpiresAt.Format(time.RFC3339)), now)
+	case waits && !in.GiveUp.IsZero() && !now.Before(in.GiveUp):
+		return m.expired(op, in, fmt.Sprintf("waited for %s, as long as the policy lets it (max_wait)", in.GiveUp.Sub(op.RequestedAt)), now)
+	case waits:
+		return m.waits(op, in, now)
 	}
+	op.Policy = in.Policy
 	op.Attempt++
 	op.SubmittedAt, op.SeenMoving = now.UTC(), false
 	if op.Attempt == 1 {
@@ -294,9 +315,15 @@ func refuseOrder(op events.Operation, o Ordered) error {
 
 // ordered carries out an order that op accepts.
 func (m Machine) ordered(op events.Operation, in Ordered, now time.Time) Effects {
-	if in.Verb == events.Cancel {
+	switch in.Verb {
+	case events.Cancel:
 		op.Reason = &events.Reason{Code: CodeCancelled, Message: signed("cancelled", in.Order)}
 		return Effects{Append: m.event(&op, events.Cancelled, now), Do: Finish}
+	case events.Approve:
+		approvals := append(slices.Clone(op.Approvals), events.Approval{
+			By: in.RequestedBy, Reason: in.Reason, Sequence: in.Sequence, At: in.At.UTC(), Refused: in.Refused})
+		op.Approvals = approvals[max(0, len(approvals)-maxApprovals):]
+		return Effects{Append: m.event(&op, events.Approved, now), Do: Decide}
 	}
 	op.RequestSequence, op.RequestedAt = in.Sequence, in.At.UTC()
 	op.Warnings = warn(op.Warnings, signed("OCP's task retried", in.Order))
@@ -310,7 +337,7 @@ func (m Machine) ordered(op events.Operation, in Ordered, now time.Time) Effects
 // may not retry, no look can find anything new.
 func (m Machine) again(op events.Operation, in Again, now time.Time) Effects {
 	switch in.Verdict {
-	case Wait, Reject:
+	case guard.Wait, guard.Reject:
 		return m.failed(op, events.Error{Code: in.Reason.Code, Message: fmt.Sprintf("task %d was not retried: %s", op.Task.ID, in.Reason.Message)}, now)
 	case Fail:
 		return m.failed(op, *in.Error, now)
@@ -333,18 +360,32 @@ func signed(what string, o events.Order) string {
 	return what
 }
 
-// wait appends only what is new: an operation that waits for the same as before
-// says so once.
-func (m Machine) wait(op events.Operation, reason events.Reason, now time.Time) Effects {
-	at := reason.Until
-	if expires := op.Request.ExpiresAt; !expires.IsZero() && expires.Before(at) {
-		at = expires
+func (m Machine) expired(op events.Operation, in Decided, message string, now time.Time) Effects {
+	op.Policy, op.Reason = in.Policy, &events.Reason{Code: CodeExpired, Message: message}
+	if in.Verdict == guard.Wait {
+		op.Reason.Message += fmt.Sprintf("; it waited: %s: %s", in.Reason.Code, in.Reason.Message)
 	}
-	if op.State == events.Waiting && op.Reason != nil && op.Reason.Code == reason.Code &&
-		(op.Reason.Message == reason.Message || reason.Code == CodeOCPUnreachable || reason.Code == CodeOCPBudget) && !m.stale(op, now) {
-		return Effects{Do: Decide, At: at}
+	return Effects{Append: m.event(&op, events.Expired, now), Do: Finish}
+}
+
+// waits appends only what is new: an operation that waits for the same as before
+// says so once, and which place in a queue it has, or what it is behind, now and then.
+// One that holds a slot says so in any case: the slot is given back by that event.
+func (m Machine) waits(op events.Operation, in Decided, now time.Time) Effects {
+	at := in.Reason.Until
+	for _, end := range []time.Time{op.Request.ExpiresAt, in.GiveUp} {
+		if !end.IsZero() && end.Before(at) {
+			at = end
+		}
 	}
-	op.Reason = &reason
+	if was := op.Reason; op.State == events.Waiting && was != nil && was.Code == in.Reason.Code && !in.Holds && !m.stale(op, now) {
+		same := was.Message == in.Reason.Message && was.Position == in.Reason.Position && op.Policy == in.Policy
+		wordsOnly := in.Reason.Code == guard.CodeStaleTopology // another error each time
+		if same || wordsOnly || now.Sub(op.UpdatedAt) < waitingNews {
+			return Effects{Do: Decide, At: at}
+		}
+	}
+	op.Policy, op.Reason = in.Policy, &in.Reason
 	return Effects{Append: m.event(&op, events.Waiting, now), Do: Decide, At: at}
 }
 
@@ -365,7 +406,8 @@ func (m Machine) answered(op events.Operation, in Answered, now time.Time) Effec
 		return m.failed(op, describe(CodeOCPRefused, in.Err), now)
 	case ocp.NotSent:
 		op.Attempt-- // it never was
-		return m.wait(op, events.Reason{Code: awayCode(in.Err), Message: in.Err.Error(), Until: now.Add(retryAfter)}, now)
+		op.Reason = &events.Reason{Code: awayCode(in.Err), Message: in.Err.Error(), Until: now.Add(retryAfter)}
+		return Effects{Append: m.event(&op, events.Waiting, now), Do: Decide, At: op.Reason.Until}
 	}
 	return Effects{Do: Reconcile, At: now.Add(reconcileAfter)}
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/cockroachdb/datadriven"
 
+	"obwarden/agent/guard"
 	"obwarden/agent/ocp"
 	"obwarden/events"
 )
@@ -136,11 +137,11 @@ func (s *scenario) input(t *testing.T, d *datadriven.TestData) Input {
 		return Ordered{Order: order, Sequence: s.op.RequestSequence + 1, At: s.now}
 	case "again":
 		if word == "busy" {
-			return Again{Decision: Decision{Verdict: Wait, Reason: events.Reason{Code: CodeClusterBusy, Message: "because"}}}
+			return Again{Decision: guard.Decision{Verdict: guard.Wait, Reason: events.Reason{Code: guard.CodeClusterBusy, Message: "because"}}}
 		}
-		return Again{Decision: Decision{Verdict: Allow}, Err: failure[word]}
+		return Again{Decision: guard.Decision{Verdict: guard.Allow}, Err: failure[word]}
 	case "decided":
-		return Decided{Decision: Decision{Verdict: Verdict(word), Reason: reason, Error: &events.Error{Code: CodeOCPRefused, Message: "because"}}}
+		return Decided{Decision: guard.Decision{Verdict: guard.Verdict(word), Reason: reason}, Error: &events.Error{Code: CodeOCPRefused, Message: "because"}}
 	case "answered":
 		if word == "" {
 			return Answered{Task: s.task}

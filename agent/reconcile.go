@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"obwarden/agent/guard"
 	"obwarden/agent/ocp"
 	"obwarden/events"
 )
@@ -46,7 +47,7 @@ type Evidence struct {
 // reconcile finds the trace of op's latest call in what OCP shows. Of several
 // tasks it takes the earliest: a second one can only have come after it.
 func reconcile(op events.Operation, e Evidence) Finding {
-	server, _ := findServer(e.Topology, op.ServerID)
+	server, _ := guard.FindServer(e.Topology, op.ServerID)
 	var certain, possible []ocp.Task
 	for _, t := range e.Tasks {
 		switch mayBe(op, t, server.HostID) {

@@ -6,124 +6,242 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
+	"log/slog"
+	"maps"
 	"strconv"
+	"sync"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"obwarden/agent/guard"
+	"obwarden/events"
 )
+
+// fleetKey is the key of the record of all clusters together.
+const fleetKey = "fleet"
 
 // slots are the places for operations in each cluster: one record a cluster, in a
 // key-value bucket that all agents share, written by compare-and-set. A slot is
 // held by an operation, not by an agent or a timer: it is taken before the intent
-// to call OCP is written and given back after the last event.
+// to call OCP is written and given back after the last event, or when the
+// operation waits again.
+//
+// What others write comes by a watch, so that a decision costs no round trip but
+// that of its write; a write that rests on something older fails and reads anew.
+// All methods may be called concurrently.
 type slots struct {
 	bucket jetstream.KeyValue
-	ended  func(ctx context.Context, operationID string) bool
+	log    *slog.Logger
+
+	mu    sync.Mutex
+	known map[string]versioned
+	// writing makes the writers of this agent queue instead of failing each other.
+	writing [64]sync.Mutex
+}
+
+// versioned is a value with its revision in the bucket; 0 where there is none.
+type versioned struct {
+	value    []byte
+	revision uint64
+}
+
+func newSlots(bucket jetstream.KeyValue, log *slog.Logger) *slots {
+	return &slots{bucket: bucket, log: log, known: map[string]versioned{}}
 }
 
 func clusterKey(cluster int64) string { return strconv.FormatInt(cluster, 10) }
 
-// read returns the record of a cluster and its revision; 0 where there is none.
-func (s slots) read(ctx context.Context, cluster int64) (ClusterRecord, uint64, error) {
-	entry, err := s.bucket.Get(ctx, clusterKey(cluster))
-	if errors.Is(err, jetstream.ErrKeyNotFound) {
-		return ClusterRecord{}, 0, nil
-	}
+// record is the record of a cluster as this agent knows it.
+func (s *slots) record(cluster int64) guard.Record {
+	record, _, err := decodeKnown[guard.Record](s.latest(clusterKey(cluster)))
 	if err != nil {
-		return ClusterRecord{}, 0, fmt.Errorf("read record of cluster %d: %w", cluster, err)
+		return guard.Record{} // whoever is to change it meets the error
 	}
-	var record ClusterRecord
-	decoder := json.NewDecoder(bytes.NewReader(entry.Value()))
-	decoder.DisallowUnknownFields() // what is no record must not pass for one without slots
-	if err := decoder.Decode(&record); err != nil {
-		return ClusterRecord{}, 0, fmt.Errorf("read record of cluster %d: %w", cluster, err)
-	}
-	return record, entry.Revision(), nil
+	return record
 }
 
-// take decides on the record as it is and, where the word is Allow and hold is
-// set, writes the slot into it. Two agents never get the last slot both: whose
-// write comes second decides anew. It never takes a slot out: an agent that decides
-// on what another has under way must not give that one's slot away.
-func (s slots) take(ctx context.Context, cluster int64, slot Slot, hold bool, decide func(ClusterRecord) Decision) (Decision, error) {
-	for {
-		record, revision, err := s.read(ctx, cluster)
+// fleet is the record of all clusters together as this agent knows it.
+func (s *slots) fleet() guard.Fleet {
+	fleet, _, err := decodeKnown[guard.Fleet](s.latest(fleetKey))
+	if err != nil {
+		return guard.Fleet{} // whoever is to change it meets the error
+	}
+	return fleet
+}
+
+// busy are the records of all clusters in which operations hold something.
+func (s *slots) busy() map[int64]guard.Record {
+	s.mu.Lock()
+	known := maps.Clone(s.known)
+	s.mu.Unlock()
+	busy := map[int64]guard.Record{}
+	for key, v := range known {
+		cluster, err := strconv.ParseInt(key, 10, 64)
 		if err != nil {
-			return Decision{}, err
+			continue
 		}
-		decision := decide(record)
-		if decision.Verdict == Wait {
-			if s.dropEnded(ctx, &record) {
-				decision = decide(record)
-			}
-		}
-		if decision.Verdict != Allow || !hold || record.holds(slot.OperationID) {
-			return decision, nil
-		}
-		record.Active = append(record.Active, slot)
-		if err = s.write(ctx, cluster, record, revision); !errors.Is(err, jetstream.ErrKeyExists) {
-			return decision, err
+		if record, _, err := decodeKnown[guard.Record](v); err == nil && len(record.Active)+len(record.Queue) > 0 {
+			busy[cluster] = record
 		}
 	}
+	return busy
 }
 
-// dropEnded takes out slots of operations that have ended. There are none unless
-// somebody deleted requests or events by hand; a lock without a holder must not block for ever.
-func (s slots) dropEnded(ctx context.Context, record *ClusterRecord) bool {
-	active := slices.DeleteFunc(slices.Clone(record.Active), func(slot Slot) bool { return s.ended(ctx, slot.OperationID) })
-	dropped := len(active) < len(record.Active)
-	record.Active = active
-	return dropped
-}
-
-// give takes the slot of an operation that has ended out of the record, if it is there.
-func (s slots) give(ctx context.Context, cluster int64, operationID string) error {
-	for {
-		record, revision, err := s.read(ctx, cluster)
-		if err != nil || !record.holds(operationID) {
-			return err
-		}
-		record.Active = slices.DeleteFunc(record.Active, func(slot Slot) bool { return slot.OperationID == operationID })
-		if err = s.write(ctx, cluster, record, revision); !errors.Is(err, jetstream.ErrKeyExists) {
-			return err
-		}
-	}
-}
-
-// write replaces the record that had the revision; ErrKeyExists where somebody else has.
-func (s slots) write(ctx context.Context, cluster int64, record ClusterRecord, revision uint64) error {
-	value, err := json.Marshal(record)
-	if err != nil {
-		return fmt.Errorf("write record of cluster %d: %w", cluster, err)
-	}
-	if _, err = s.bucket.Update(ctx, clusterKey(cluster), value, revision); err != nil {
-		return fmt.Errorf("write record of cluster %d: %w", cluster, err)
+// update changes the record of a cluster. change may be called several times, each
+// time with a later record; it says whether there is anything to write.
+func (s *slots) update(ctx context.Context, cluster int64, change func(guard.Record) (guard.Record, bool)) error {
+	defer s.queue(cluster)()
+	if err := update(ctx, s, clusterKey(cluster), change); err != nil {
+		return fmt.Errorf("record of cluster %d: %w", cluster, err)
 	}
 	return nil
 }
 
-// watch calls changed for each cluster whose record changes, until ctx ends.
-func (s slots) watch(ctx context.Context, changed func(cluster int64)) error {
-	watcher, err := s.bucket.WatchAll(ctx, jetstream.UpdatesOnly(), jetstream.MetaOnly())
+// updateFleet changes the record of all clusters, like update.
+func (s *slots) updateFleet(ctx context.Context, change func(guard.Fleet) (guard.Fleet, bool)) error {
+	if err := update(ctx, s, fleetKey, change); err != nil {
+		return fmt.Errorf("record of all clusters: %w", err)
+	}
+	return nil
+}
+
+func (s *slots) queue(cluster int64) (unlock func()) {
+	lock := &s.writing[uint64(cluster)%uint64(len(s.writing))]
+	lock.Lock()
+	return lock.Unlock
+}
+
+func update[T any](ctx context.Context, s *slots, key string, change func(T) (T, bool)) error {
+	known := s.latest(key)
+	for {
+		value, revision, err := decodeKnown[T](known)
+		if err != nil {
+			return err
+		}
+		changed, write := change(value)
+		if !write {
+			return nil
+		}
+		encoded, err := json.Marshal(changed)
+		if err != nil {
+			return fmt.Errorf("encode: %w", err)
+		}
+		written, err := s.write(ctx, key, encoded, revision)
+		if err == nil {
+			s.learn(key, versioned{encoded, written})
+			return nil
+		}
+		if !errors.Is(err, jetstream.ErrKeyExists) {
+			return fmt.Errorf("write: %w", err)
+		}
+		if known, err = s.read(ctx, key); err != nil {
+			return err
+		}
+	}
+}
+
+// write replaces the value that had the revision; ErrKeyExists where somebody else has.
+func (s *slots) write(ctx context.Context, key string, value []byte, revision uint64) (uint64, error) {
+	if revision == 0 {
+		return s.bucket.Create(ctx, key, value)
+	}
+	return s.bucket.Update(ctx, key, value, revision)
+}
+
+func (s *slots) read(ctx context.Context, key string) (versioned, error) {
+	entry, err := s.bucket.Get(ctx, key)
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.known[key] = versioned{}
+		return versioned{}, nil
+	}
+	if err != nil {
+		return versioned{}, fmt.Errorf("read: %w", err)
+	}
+	read := versioned{entry.Value(), entry.Revision()}
+	s.learn(key, read)
+	return read, nil
+}
+
+func (s *slots) latest(key string) versioned {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.known[key]
+}
+
+// learn keeps the later of what it knows and v, and returns what it knew.
+func (s *slots) learn(key string, v versioned) (before versioned) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	before = s.known[key]
+	if v.revision > before.revision {
+		s.known[key] = v
+	}
+	return before
+}
+
+// decodeKnown reads a value; the zero value where there is none.
+func decodeKnown[T any](v versioned) (T, uint64, error) {
+	var value T
+	if len(v.value) == 0 {
+		return value, v.revision, nil
+	}
+	decoder := json.NewDecoder(bytes.NewReader(v.value))
+	decoder.DisallowUnknownFields() // what is no record must not pass for one without slots
+	if err := decoder.Decode(&value); err != nil {
+		return value, v.revision, fmt.Errorf("decode: %w", err)
+	}
+	return value, v.revision, nil
+}
+
+// watch learns what others write until ctx ends, and calls changed for each cluster
+// in which a slot was taken or given back. It calls ready once it knows everything
+// that is there.
+func (s *slots) watch(ctx context.Context, ready func(), changed func(cluster int64)) error {
+	return watch(ctx, s.bucket, ">", ready, func(entry jetstream.KeyValueEntry) {
+		v := versioned{entry.Value(), entry.Revision()}
+		if entry.Operation() != jetstream.KeyValuePut {
+			v.value = nil // deleted by hand
+		}
+		before := s.learn(entry.Key(), v)
+		cluster, err := strconv.ParseInt(entry.Key(), 10, 64)
+		if err != nil {
+			return
+		}
+		was, _, errWas := decodeKnown[guard.Record](before)
+		is, _, errIs := decodeKnown[guard.Record](v)
+		if errIs != nil {
+			s.log.Error("the record of a cluster cannot be understood: nothing is done in it", "bucket", events.ClusterBucket, "cluster", cluster, "error", errIs)
+		}
+		if errWas != nil || errIs != nil || was.Generation != is.Generation || len(was.Queue) != len(is.Queue) {
+			changed(cluster)
+		}
+	})
+}
+
+// watch calls learn for each value of a bucket under keys and for each change, until
+// ctx ends; ready when all that was there has been shown.
+func watch(ctx context.Context, bucket jetstream.KeyValue, keys string, ready func(), learn func(jetstream.KeyValueEntry)) error {
+	watcher, err := bucket.Watch(ctx, keys)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil
 		}
-		return fmt.Errorf("watch key-value bucket: %w", err)
+		return fmt.Errorf("watch key-value bucket %s: %w", bucket.Bucket(), err)
 	}
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case entry, open := <-watcher.Updates():
-			if !open {
+			switch {
+			case !open:
 				return nil
-			}
-			if entry == nil {
-				continue // the mark between what was there and what comes
-			}
-			if cluster, err := strconv.ParseInt(entry.Key(), 10, 64); err == nil {
-				changed(cluster)
+			case entry == nil: // the mark between what was there and what comes
+				ready()
+			default:
+				learn(entry)
 			}
 		}
 	}

@@ -4,72 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"time"
 
+	"obwarden/agent/guard"
 	"obwarden/agent/ocp"
 	"obwarden/events"
 )
-
-// decide asks the guard about h and takes its slot where the word is Allow.
-func (a *Agent) decide(ctx context.Context, h *held) (Decision, error) {
-	q := Question{Policy: a.Policy, Operation: h.entry.Operation, Now: time.Now()}
-	decision, err := a.decideOn(ctx, q)
-	if err != nil {
-		return Decision{}, err
-	}
-	code := decision.Reason.Code
-	if decision.Verdict == Fail {
-		code = decision.Error.Code
-	}
-	a.Metrics.GuardDecisions.WithLabelValues(string(decision.Verdict), code).Inc()
-	a.logOf(h).Debug("guard decided", "decision", decision.Verdict, "reason", code, "message", decision.Reason.Message)
-	return decision, nil
-}
-
-// decideOn looks at OCP only where the record alone does not make op wait.
-func (a *Agent) decideOn(ctx context.Context, q Question) (Decision, error) {
-	op := q.Operation
-	slot := Slot{OperationID: op.OperationID, Kind: op.Kind, ServerID: op.ServerID, Since: q.Now.UTC()}
-	onRecord := func(record ClusterRecord) Decision { q.Record = record; return decideOnRecord(q) }
-	decision, err := a.slots.take(ctx, op.ClusterID, slot, false, onRecord)
-	if err != nil || decision.Verdict != Allow {
-		return decision, err
-	}
-	q.Topology, err = a.OCP.Zones(ctx, op.ClusterID)
-	switch {
-	case ctx.Err() != nil:
-		return Decision{}, ctx.Err()
-	case err != nil:
-		return withoutTopology(op, err, q.Now), nil
-	case len(q.Topology) == 0: // no cluster is without zones: none such, or an answer that is none
-		if _, err = a.OCP.Cluster(ctx, op.ClusterID); err == nil {
-			err = errNoZones
-		}
-		return withoutTopology(op, err, q.Now), ctx.Err()
-	}
-	onAll := func(record ClusterRecord) Decision { q.Record = record; return decide(q) }
-	return a.slots.take(ctx, op.ClusterID, slot, !op.Request.DryRun, onAll)
-}
-
-// withoutTopology is the word where OCP does not show the cluster.
-func withoutTopology(op events.Operation, err error, now time.Time) Decision {
-	e, _ := asOCPError(err)
-	fromOCP := e != nil && e.Err == nil // not from a gateway that knows no such path
-	notFound := e != nil && e.Status == http.StatusNotFound
-	switch {
-	case ocp.ClassOf(err) == ocp.Refused && notFound && fromOCP:
-		return Decision{Verdict: Reject, Reason: events.Reason{Code: CodeNotFound, Message: fmt.Sprintf("OCP knows no cluster %d: %v", op.ClusterID, err)}}
-	case ocp.ClassOf(err) == ocp.Refused && !notFound:
-		failure := describe(CodeOCPRefused, err)
-		failure.Message = fmt.Sprintf("OCP does not show cluster %d to this user, nothing was sent: %v", op.ClusterID, err)
-		return Decision{Verdict: Fail, Error: &failure}
-	}
-	return Decision{Verdict: Wait, Reason: events.Reason{
-		Code: awayCode(err), Message: fmt.Sprintf("cluster %d cannot be looked at: %v", op.ClusterID, err),
-		Until: now.Add(jitter(retryAfter)).UTC(),
-	}}
-}
 
 // submit is the one call. Its deadline counts from the intent, on this process's
 // own clock: it is over before anybody else may take it for lost.
@@ -92,18 +32,19 @@ func (a *Agent) submit(ctx context.Context, h *held) Answered {
 // retryTask has OCP run the failed task again, if the guard lets the operation have
 // its slot back.
 func (a *Agent) retryTask(ctx context.Context, h *held) (Again, error) {
-	decision, err := a.decide(ctx, h)
-	if err != nil || decision.Verdict != Allow {
-		return Again{Decision: decision}, err
+	decided, err := a.decide(ctx, h, true)
+	again := Again{Decision: decided.Decision, Error: decided.Error}
+	if err != nil || again.Verdict != guard.Allow {
+		return again, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, a.Timeout)
 	defer cancel()
-	err = a.OCP.RetryTask(ctx, h.entry.Operation.Task.ID)
+	again.Err = a.OCP.RetryTask(ctx, h.entry.Operation.Task.ID)
 	h.since = time.Now() // the last moment at which it may still have gone out
-	if err != nil {
-		a.logOf(h).Warn("OCP did not take the retry", "task", h.entry.Operation.Task.ID, "class", ocp.ClassOf(err), "error", err)
+	if again.Err != nil {
+		a.logOf(h).Warn("OCP did not take the retry", "task", h.entry.Operation.Task.ID, "class", ocp.ClassOf(again.Err), "error", again.Err)
 	}
-	return Again{Decision: decision, Err: err}, nil
+	return again, nil
 }
 
 // reconcile looks what became of a call whose outcome is not known.
@@ -138,7 +79,7 @@ func (a *Agent) find(ctx context.Context, op events.Operation) Finding {
 	if err != nil {
 		return unreadable(err)
 	}
-	server, _ := findServer(topology, op.ServerID)
+	server, _ := guard.FindServer(topology, op.ServerID)
 	for _, t := range listed {
 		_, about := AboutServer(t, op.ClusterID, op.ServerID, server.HostID)
 		if min(does(t, op.Kind), about, startedSince(t, op.OCPTime)) == No {

@@ -64,10 +64,12 @@ type Reason struct {
 
 // Approval is a person's word that an operation may be done, or why it did not count.
 type Approval struct {
-	By      string    `json:"by"`
-	Reason  string    `json:"reason,omitempty"`
-	At      time.Time `json:"at"`
-	Refused string    `json:"refused,omitempty"` // why it does not count; empty: it does
+	By     string `json:"by"`
+	Reason string `json:"reason,omitempty"`
+	// Sequence of the order in the request stream: who gave it knows its own by it.
+	Sequence uint64    `json:"sequence"`
+	At       time.Time `json:"at"`                // when its order came into the request stream
+	Refused  string    `json:"refused,omitempty"` // why it does not count; empty: it does
 }
 
 // Finding is what one rule of the guard says.
@@ -151,6 +153,8 @@ func (o Operation) Accepts(order Order) error {
 		return fmt.Errorf("it is the %s of server %d of cluster %d", o.Kind, o.ServerID, o.ClusterID)
 	case order.Verb == Cancel && o.State != Accepted && o.State != Waiting:
 		return fmt.Errorf("it is %s: only what has not been submitted to OCP can be cancelled", o.State)
+	case order.Verb == Approve && o.State != Accepted && o.State != Waiting:
+		return fmt.Errorf("it is %s: only what has not been submitted to OCP can be approved", o.State)
 	case order.Verb == Retry && o.State != Failed:
 		return fmt.Errorf("it is %s: only what has failed can be retried", o.State)
 	case order.Verb == Retry && o.Task == nil:

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/nats-io/nats.go"
@@ -35,7 +36,7 @@ func (o Order) Subject() string {
 // IsOrder reports whether a message of the request stream is an order, not a request.
 func IsOrder(subject string) bool {
 	tokens := strings.Split(subject, ".")
-	return len(tokens) > 3 && tokens[0] == "ob" && tokens[1] == "server" && (Verb(tokens[3]) == Cancel || Verb(tokens[3]) == Retry)
+	return len(tokens) > 3 && tokens[0] == "ob" && tokens[1] == "server" && slices.Contains(Verbs(), Verb(tokens[3]))
 }
 
 // Message is the order as it is published.
@@ -54,7 +55,7 @@ func (o Order) Message() (*nats.Msg, error) {
 func DecodeOrder(subject string, body []byte) (Order, error) {
 	tokens := strings.Split(subject, ".")
 	if !IsOrder(subject) || len(tokens) != 7 {
-		return Order{}, fmt.Errorf("subject %q: not of the form ob.server.<kind>.<cancel or retry>.<operation>.<cluster>.<server>", subject)
+		return Order{}, fmt.Errorf("subject %q: not of the form ob.server.<kind>.<cancel, retry or approve>.<operation>.<cluster>.<server>", subject)
 	}
 	o := Order{Verb: Verb(tokens[3]), Kind: Kind(tokens[2]), OperationID: tokens[4]}
 	var errCluster, errServer error

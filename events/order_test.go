@@ -29,7 +29,7 @@ func TestFaultyOrdersAreRefused(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct{ subject, body, want string }{
 		{"ob.server.stop.cancel.id", "", "not of the form"},
-		{"ob.server.stop.approve.id.1.2", "", "not of the form"},
+		{"ob.server.stop.postpone.id.1.2", "", "not of the form"},
 		{"ob.server.stop.cancel.id.one.2", "", "integers"},
 		{"ob.server.stop.cancel.id.1.0", "", "integers"},
 		{"ob.server.stop.cancel.id.1.2", `{"reasn":"x"}`, "reasn"},

@@ -17,6 +17,7 @@ const (
 	RequestStream   = "OB_REQUESTS"   // work queue: exactly the open operations
 	OperationStream = "OB_OPERATIONS" // the journal
 	ClusterBucket   = "OB_CLUSTERS"   // key-value: who holds the slots of a cluster
+	ControlBucket   = "OB_CONTROL"    // key-value: what people have paused
 	Consumer        = "obwarden"      // durable, shared by all agents
 )
 
@@ -36,6 +37,7 @@ type Streams struct {
 	Requests   jetstream.Consumer
 	Operations jetstream.Stream
 	Clusters   jetstream.KeyValue
+	Control    jetstream.KeyValue
 }
 
 // OpenStreams makes what is missing and opens it. What is there with other
@@ -62,28 +64,45 @@ func OpenStreams(ctx context.Context, js jetstream.JetStream, o StreamOptions) (
 	if err != nil {
 		return Streams{}, fmt.Errorf("open consumer %s of stream %s: %w", Consumer, RequestStream, err)
 	}
-	clusters, err := js.KeyValue(ctx, ClusterBucket)
+	clusters, err := openBucket(ctx, js, jetstream.KeyValueConfig{
+		Bucket:      ClusterBucket,
+		Description: "obwarden: one key a cluster, the operations that hold its slots",
+		Replicas:    o.Replicas,
+	})
+	if err != nil {
+		return Streams{}, err
+	}
+	control, err := openBucket(ctx, js, jetstream.KeyValueConfig{
+		Bucket:      ControlBucket,
+		Description: "obwarden: what people have paused, by whom and why",
+		Replicas:    o.Replicas,
+		History:     64, // who paused and resumed is kept for whoever asks
+	})
+	if err != nil {
+		return Streams{}, err
+	}
+	return Streams{Requests: consumer, Operations: operations, Clusters: clusters, Control: control}, nil
+}
+
+func openBucket(ctx context.Context, js jetstream.JetStream, want jetstream.KeyValueConfig) (jetstream.KeyValue, error) {
+	bucket, err := js.KeyValue(ctx, want.Bucket)
 	if errors.Is(err, jetstream.ErrBucketNotFound) {
-		clusters, err = js.CreateKeyValue(ctx, jetstream.KeyValueConfig{
-			Bucket:      ClusterBucket,
-			Description: "obwarden: one key a cluster, the operations that hold its slots",
-			Replicas:    o.Replicas,
-		})
+		bucket, err = js.CreateKeyValue(ctx, want)
 		if errors.Is(err, jetstream.ErrBucketExists) { // another agent was first
-			clusters, err = js.KeyValue(ctx, ClusterBucket)
+			bucket, err = js.KeyValue(ctx, want.Bucket)
 		}
 	}
 	if err != nil {
-		return Streams{}, fmt.Errorf("open key-value bucket %s: %w", ClusterBucket, err)
+		return nil, fmt.Errorf("open key-value bucket %s: %w", want.Bucket, err)
 	}
-	return Streams{Requests: consumer, Operations: operations, Clusters: clusters}, nil
+	return bucket, nil
 }
 
 func requestStream(o StreamOptions) jetstream.StreamConfig {
 	return jetstream.StreamConfig{
 		Name:        RequestStream,
 		Description: "obwarden: requests, each kept until its operation has ended",
-		Subjects:    []string{RequestSubjects, TargetRequestSubjects, CancelSubjects, RetrySubjects},
+		Subjects:    []string{RequestSubjects, TargetRequestSubjects, CancelSubjects, RetrySubjects, ApproveSubjects},
 		Retention:   jetstream.WorkQueuePolicy,
 		Discard:     jetstream.DiscardNew,
 		Storage:     jetstream.FileStorage,

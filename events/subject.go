@@ -24,8 +24,8 @@ func Kinds() []Kind { return []Kind{Stop, Start, Restart} }
 // Known reports whether an agent can carry k out.
 func (k Kind) Known() bool { return k == Stop || k == Start || k == Restart }
 
-// State is where an operation stands. Progress, Stalled and Duplicate are no
-// states: they are the last token of the subjects of events that leave the
+// State is where an operation stands. Progress, Stalled, Duplicate and Approved
+// are no states: they are the last token of the subjects of events that leave the
 // state as it is.
 type State string
 
@@ -47,6 +47,7 @@ const (
 	Progress  State = "progress"  // a subtask, or the task, changed
 	Stalled   State = "stalled"   // no subtask moved for a long time
 	Duplicate State = "duplicate" // the same request arrived again
+	Approved  State = "approved"  // a person has approved it, or tried to
 )
 
 // States lists every state in the order in which an operation may pass them.
@@ -69,6 +70,7 @@ const (
 	TargetRequestSubjects = "ob.server.*.request.>" // .<cluster>.<server>
 	CancelSubjects        = "ob.server.*.cancel.>"  // .<operation id>.<cluster>.<server>
 	RetrySubjects         = "ob.server.*.retry.>"   // .<operation id>.<cluster>.<server>
+	ApproveSubjects       = "ob.server.*.approve.>" // .<operation id>.<cluster>.<server>
 	EventSubjects         = "ob.server.*.event.>"
 )
 
@@ -86,12 +88,16 @@ type Verb string
 
 // The verbs.
 const (
-	Cancel Verb = "cancel" // what has not been submitted
-	Retry  Verb = "retry"  // OCP's failed task
+	Cancel  Verb = "cancel"  // what has not been submitted
+	Retry   Verb = "retry"   // OCP's failed task
+	Approve Verb = "approve" // what waits for a person's word
 )
 
+// Verbs lists every verb, in the order in which documents show them.
+func Verbs() []Verb { return []Verb{Cancel, Retry, Approve} }
+
 // EventSubject is where the event of an operation is published; token is a
-// state, or Progress, Stalled or Duplicate. An unknown cluster or server is 0.
+// state, or Progress, Stalled, Duplicate or Approved. An unknown cluster or server is 0.
 func EventSubject(k Kind, operationID string, cluster, server int64, token State) string {
 	return fmt.Sprintf("ob.server.%s.event.%s.%d.%d.%s", k, operationID, cluster, server, token)
 }
@@ -108,7 +114,7 @@ func OperationID(key string) string {
 }
 
 // EventToken is the last token of an event's subject: the state, or Progress,
-// Stalled or Duplicate.
+// Stalled, Duplicate or Approved.
 func EventToken(subject string) State {
 	return State(subject[strings.LastIndexByte(subject, '.')+1:])
 }

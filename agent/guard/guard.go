@@ -88,19 +88,11 @@ type Approval = events.Approval
 
 // Control is what people have said by hand, which stands above all policy.
 type Control struct {
-	All     Pause
-	Cluster Pause
+	All     events.Pause
+	Cluster events.Pause
 	// Revision grows whenever somebody pauses or resumes the cluster. Failures
 	// counted under an older one are forgiven.
 	Revision uint64
-}
-
-// Pause says whether operations are held back, by whom and why.
-type Pause struct {
-	Paused bool      `json:"paused"`
-	By     string    `json:"by"`
-	Reason string    `json:"reason"`
-	At     time.Time `json:"at"`
 }
 
 // Decide is the guard's word: that of the first rule that objects.

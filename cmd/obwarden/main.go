@@ -141,8 +141,8 @@ New here? obwarden demo shows it all, with nothing to set up.`,
 		root.AddCommand(commands...)
 	}
 	group("agent", newRun(a), newDemo(a), newSim(a), newCheck(a))
-	group("operate", append(newOperate(a), newRetry(a), newCancel(a))...)
-	group("look", newWatch(a), newGet(a), newList(a))
+	group("operate", append(newOperate(a), newRetry(a), newCancel(a), newApprove(a), newPause(a), newResume(a))...)
+	group("look", newWatch(a), newGet(a), newList(a), newExplain(a))
 	root.AddCommand(newVersion(a))
 	return root
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -37,6 +38,18 @@ func newRetry(a app) *cobra.Command {
 			defer cancel()
 		}
 		return v.retry(ctx, c, out, *wait)
+	}
+	return cmd
+}
+
+func newApprove(a app) *cobra.Command {
+	v := &verb{app: a, order: events.Order{Verb: events.Approve}}
+	cmd := v.command("Approve an operation that waits for a person's word", `  obwarden approve disk-4711 --reason "seen, go on"`)
+	timeout := cmd.Flags().Duration("timeout", time.Minute, "give up waiting for an agent after so long; the order stays in the stream")
+	v.run = func(ctx context.Context, c *client, out *ui) error {
+		ctx, cancel := context.WithTimeoutCause(ctx, *timeout, gaveUp{after: *timeout})
+		defer cancel()
+		return v.approve(ctx, c, out)
 	}
 	return cmd
 }
@@ -103,15 +116,44 @@ func (v *verb) submit(ctx context.Context, c *client) (uint64, error) {
 
 // cancel returns once the operation is cancelled, or has gone too far for it.
 func (v *verb) cancel(ctx context.Context, c *client, out *ui) error {
-	if _, err := v.submit(ctx, c); err != nil {
+	return v.until(ctx, c, out, func(op events.Operation, _ uint64) (bool, error) { return op.State == events.Cancelled, nil })
+}
+
+// approve returns once an agent has taken the approval, or has refused it.
+func (v *verb) approve(ctx context.Context, c *client, out *ui) error {
+	return v.until(ctx, c, out, func(op events.Operation, sequence uint64) (bool, error) {
+		for _, a := range op.Approvals {
+			if a.Sequence != sequence {
+				continue
+			}
+			if a.Refused != "" {
+				return false, errors.New(a.Refused)
+			}
+			return true, nil
+		}
+		return false, nil
+	})
+}
+
+// until gives the order and looks until it is carried out, or refused.
+func (v *verb) until(ctx context.Context, c *client, out *ui, carriedOut func(op events.Operation, sequence uint64) (bool, error)) error {
+	sequence, err := v.submit(ctx, c)
+	if err != nil {
 		return err
 	}
 	for {
 		last, err := find(ctx, c, v.order.OperationID)
-		switch {
-		case err != nil && ctx.Err() == nil:
+		if err != nil && ctx.Err() == nil {
 			return err
-		case err == nil && last.State == events.Cancelled:
+		}
+		done, refusal := false, error(nil)
+		if err == nil {
+			done, refusal = carriedOut(last.Operation, sequence)
+		}
+		switch {
+		case refusal != nil:
+			return v.refused(refusal)
+		case done:
 			if out.json {
 				out.printJSON(last.body)
 			} else {

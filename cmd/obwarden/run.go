@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"text/tabwriter"
@@ -23,6 +24,7 @@ import (
 	"golang.org/x/term"
 
 	"obwarden/agent"
+	"obwarden/agent/guard"
 	"obwarden/agent/ocp"
 	"obwarden/agent/web"
 	"obwarden/events"
@@ -32,7 +34,9 @@ import (
 const (
 	startTimeout  = 30 * time.Second // until NATS is there when the agent starts
 	readyInterval = 10 * time.Second // between looks at whether the agent is ready
-	embeddedTries = 6                // looks in a row at an embedded server out of order, until the process ends
+	// inventoryInterval is how old the list of clusters may be that commands go by.
+	inventoryInterval = 10 * time.Minute
+	embeddedTries     = 6 // looks in a row at an embedded server out of order, until the process ends
 )
 
 func newRun(a app) *cobra.Command {
@@ -106,7 +110,7 @@ func runAgent(ctx context.Context, c Config, log *slog.Logger, running func(star
 	a = agent.New(agent.Config{
 		JetStream: js, Streams: streams, OCP: client, Metrics: m, Log: log,
 		Machine: agent.Machine{Agent: hostname(), Settle: c.Settle, StallAfter: c.StallAfter, PollMin: c.PollMin, PollMax: c.PollMax, Refresh: c.Retention / 3},
-		Policy:  agent.DefaultPolicy(),
+		Policy:  guard.Default(),
 		AckWait: c.AckWait,
 		// A call must be over well before anybody may take it for lost.
 		Timeout: min(c.OCPTimeout, c.Settle/2),
@@ -122,7 +126,7 @@ func runAgent(ctx context.Context, c Config, log *slog.Logger, running func(star
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return web.Serve(ctx, listener, handler) })
 	group.Go(func() error { return a.Run(ctx) })
-	group.Go(func() error { sayHello(ctx, client, c, log); return nil })
+	group.Go(func() error { keepInventory(ctx, client, streams.Control, c, log); return nil })
 	group.Go(func() error { return watchReady(ctx, ready, c.NATSURL == "", log) })
 	log.Info("ready", "version", version(), "nats", nc.ConnectedUrlRedacted(), "http", "http://"+listener.Addr().String(), "ocp", c.OCPURL)
 	if running != nil {
@@ -133,15 +137,43 @@ func runAgent(ctx context.Context, c Config, log *slog.Logger, running func(star
 	return err
 }
 
-// sayHello asks OCP something harmless, so that wrong credentials are in the log
-// before the first request fails by them.
-func sayHello(ctx context.Context, client *ocp.Client, c Config, log *slog.Logger) {
-	clusters, err := client.Clusters(ctx)
+// keepInventory writes down which clusters OCP shows, for commands that have no
+// access to OCP. It also asks OCP something harmless at the start, so that wrong
+// credentials are in the log before the first request fails by them.
+func keepInventory(ctx context.Context, client *ocp.Client, bucket jetstream.KeyValue, c Config, log *slog.Logger) {
+	var written []events.KnownCluster
+	for first := true; ; first = false {
+		clusters, err := client.Clusters(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if first {
+			sayHello(len(clusters), err, c, log)
+		}
+		var known []events.KnownCluster
+		for _, cluster := range clusters {
+			known = append(known, events.KnownCluster{ID: cluster.ID, Name: cluster.Name})
+		}
+		if err == nil && (written == nil || !slices.Equal(known, written)) {
+			if err := (events.Inventory{Clusters: known, At: time.Now().UTC()}).Write(ctx, bucket); err != nil {
+				log.Warn("the list of clusters is not written down for `obwarden pause`", "error", err)
+			} else {
+				written = known
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(inventoryInterval):
+		}
+	}
+}
+
+func sayHello(clusters int, err error, c Config, log *slog.Logger) {
 	var refusal *ocp.Error
 	switch {
-	case ctx.Err() != nil:
 	case err == nil:
-		log.Info("OCP answers", "ocp", c.OCPURL, "clusters", len(clusters))
+		log.Info("OCP answers", "ocp", c.OCPURL, "clusters", clusters)
 	case errors.As(err, &refusal) && (refusal.Status == 401 || refusal.Status == 403):
 		log.Error("OCP refuses this user, every operation will fail: set OBWARDEN_OCP_USERNAME and OBWARDEN_OCP_PASSWORD (or OBWARDEN_OCP_ACCESS_KEY and OBWARDEN_OCP_SECRET_KEY) to a user who may manage the clusters and has TASK_VIEWER; `obwarden check connection` tries them",
 			"ocp", c.OCPURL, "error", err)

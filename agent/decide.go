@@ -1,0 +1,251 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+	"time"
+
+	"obwarden/agent/guard"
+	"obwarden/agent/ocp"
+	"obwarden/events"
+)
+
+const (
+	// factsTooOld: an OCP that takes so long to answer shows how the cluster was.
+	factsTooOld = 15 * time.Second
+	// sweepEvery is how often slots are looked for that operations left behind.
+	sweepEvery = 5 * time.Second
+	// sweepHead is how many in the queue of a cluster are looked at: those that others wait for.
+	sweepHead = 4
+)
+
+// Fail is no word of the guard but what comes of facts that OCP refuses to show.
+const Fail guard.Verdict = "fail"
+
+// decide asks the guard about h and takes its slot where the word is Allow. retry
+// asks about OCP's failed task instead of a first call.
+func (a *Agent) decide(ctx context.Context, h *held, retry bool) (Decided, error) {
+	op := h.entry.Operation
+	q := guard.Question{Policy: a.policy.Load(), Operation: op, Retry: retry, Now: time.Now()}
+	decided, err := a.decideOn(ctx, &q)
+	if err != nil {
+		return Decided{}, err
+	}
+	decided.Policy = q.Policy.Hash
+	decided.Offset = a.OCP.ClockOffset()
+	decided.Holds = slices.ContainsFunc(a.slots.record(op.ClusterID).Active, func(s guard.Slot) bool {
+		return s.OperationID == op.OperationID && s.Steps >= op.Steps
+	})
+	if wait := q.Limits().MaxWait; wait > 0 {
+		decided.GiveUp = op.RequestedAt.Add(wait)
+	}
+	if op.Request.DryRun {
+		decided.Findings = guard.Explain(&q)
+	}
+	code := decided.Reason.Code
+	if decided.Verdict == Fail {
+		code = decided.Error.Code
+	}
+	a.Metrics.GuardDecisions.WithLabelValues(string(decided.Verdict), code).Inc()
+	a.logOf(h).Debug("guard decided", "decision", decided.Verdict, "rule", decided.Rule, "reason", code, "message", decided.Reason.Message)
+	return decided, nil
+}
+
+// decideOn decides by old facts where these are good enough to wait by, and by
+// fresh ones otherwise: those that wait must not make a storm of calls to OCP.
+func (a *Agent) decideOn(ctx context.Context, q *guard.Question) (Decided, error) {
+	cluster := q.Operation.ClusterID
+	for fresh := q.Operation.Request.DryRun; ; fresh = true {
+		generation := a.slots.record(cluster).Generation
+		var err error
+		q.Facts, err = a.facts.of(ctx, cluster, generation, fresh)
+		if err == nil && q.Policy.NamesClusters() {
+			q.Facts.ClusterName, err = a.facts.name(ctx, cluster)
+		}
+		if err == nil && fresh && time.Since(q.Facts.ReadAt) > factsTooOld {
+			err = fmt.Errorf("OCP took %s to answer", time.Since(q.Facts.ReadAt).Round(time.Second))
+		}
+		if ctx.Err() != nil {
+			return Decided{}, ctx.Err()
+		}
+		if err != nil {
+			return withoutTopology(q.Operation, err, q.Now), nil
+		}
+		fresh = fresh || time.Since(q.Facts.ReadAt) <= factsFresh
+		decision, err := a.settle(ctx, q, fresh)
+		if err != nil || decision.Verdict != "" {
+			return Decided{Decision: decision}, err
+		}
+	}
+}
+
+// settle decides on the record as it is and writes what follows into it: the slot,
+// or the place in the queue. Two agents never get the last slot both: whose write
+// comes second decides anew. It returns no decision where the facts are not good enough.
+func (a *Agent) settle(ctx context.Context, q *guard.Question, fresh bool) (guard.Decision, error) {
+	op := q.Operation
+	for {
+		var decision guard.Decision
+		reserve := false
+		err := a.slots.update(ctx, op.ClusterID, func(record guard.Record) (guard.Record, bool) {
+			q.Record, q.Fleet, q.Control, q.Now = record, a.slots.fleet(), a.control.of(op.ClusterID), time.Now()
+			decision = guard.Decision{}
+			if waits, sure := guard.DecideOnOld(q); sure && !op.Request.DryRun {
+				decision = waits
+			} else if fresh && q.Facts.Generation == record.Generation {
+				decision = guard.Decide(q)
+			}
+			if op.Request.DryRun || decision.Verdict == "" {
+				return record, false
+			}
+			reserve = decision.Verdict == guard.Allow && q.Reserves()
+			if reserve {
+				return record, false
+			}
+			return follow(q, decision)
+		})
+		if err != nil || !reserve {
+			return decision, err
+		}
+		// The share of the fleet's budget comes first: should the slot be gone by then,
+		// the operation keeps its share and waits for the next one.
+		if err := a.slots.updateFleet(ctx, func(fleet guard.Fleet) (guard.Fleet, bool) {
+			q.Fleet = fleet
+			if guard.Decide(q).Verdict != guard.Allow {
+				return fleet, false
+			}
+			return fleet.Take(op.OperationID, q.Now, q.Policy.Fleet.Window), true
+		}); err != nil {
+			return guard.Decision{}, err
+		}
+	}
+}
+
+// follow is what the record becomes by a decision.
+func follow(q *guard.Question, d guard.Decision) (guard.Record, bool) {
+	op := q.Operation
+	switch {
+	case d.Verdict == guard.Allow:
+		server, _ := guard.FindServer(q.Facts.Zones, op.ServerID)
+		return q.Record.Prune(q.Now, q.Policy.Longest()).Take(guard.Slot{
+			OperationID: op.OperationID, Kind: op.Kind, ServerID: op.ServerID, Zone: server.Zone, Since: q.Now.UTC(), Steps: op.Steps,
+		}), true
+	case d.Reason.Position > 0 && !q.Retry:
+		return q.Record.Enqueue(guard.Ticket{OperationID: op.OperationID, ServerID: op.ServerID, Sequence: op.RequestSequence})
+	}
+	return q.Record.Dequeue(op.OperationID)
+}
+
+// withoutTopology is the word where OCP does not show the cluster.
+func withoutTopology(op events.Operation, err error, now time.Time) Decided {
+	e, _ := asOCPError(err)
+	fromOCP := e != nil && e.Err == nil // not from a gateway that knows no such path
+	notFound := e != nil && e.Status == http.StatusNotFound
+	switch {
+	case ocp.ClassOf(err) == ocp.Refused && notFound && fromOCP:
+		return Decided{Decision: guard.Decision{Verdict: guard.Reject, Reason: events.Reason{
+			Code: guard.CodeNotFound, Message: fmt.Sprintf("OCP knows no cluster %d: %v", op.ClusterID, err)}}}
+	case ocp.ClassOf(err) == ocp.Refused && !notFound:
+		failure := describe(CodeOCPRefused, err)
+		failure.Message = fmt.Sprintf("OCP does not show cluster %d to this user, nothing was sent: %v", op.ClusterID, err)
+		return Decided{Decision: guard.Decision{Verdict: Fail}, Error: &failure}
+	}
+	return Decided{Decision: guard.Decision{Verdict: guard.Wait, Reason: events.Reason{
+		Code: guard.CodeStaleTopology, Message: fmt.Sprintf("cluster %d cannot be looked at: %v", op.ClusterID, err),
+		Until: now.Add(jitter(retryAfter)).UTC(),
+	}}}
+}
+
+// giveBack takes out of the cluster's record what an operation holds that has
+// ended or waits again, and counts how it ended.
+func (a *Agent) giveBack(ctx context.Context, op events.Operation) error {
+	return a.slots.update(ctx, op.ClusterID, func(record guard.Record) (guard.Record, bool) {
+		return record.Give(op, a.control.of(op.ClusterID).Revision, time.Now())
+	})
+}
+
+// holdsAnything reports whether the record shows a slot or a place in the queue of op.
+func holdsAnything(record guard.Record, operationID string) bool {
+	return slices.ContainsFunc(record.Active, func(s guard.Slot) bool { return s.OperationID == operationID }) ||
+		slices.ContainsFunc(record.Queue, func(t guard.Ticket) bool { return t.OperationID == operationID })
+}
+
+// mayApprove says why somebody may not approve op; nil where they may.
+func (a *Agent) mayApprove(ctx context.Context, op events.Operation, by string) (refusal error, err error) {
+	q := guard.Question{Policy: a.policy.Load(), Operation: op, Now: time.Now()}
+	if q.Facts, err = a.facts.of(ctx, op.ClusterID, a.slots.record(op.ClusterID).Generation, false); err != nil {
+		return nil, fmt.Errorf("find out who may approve operation %s: %w", op.OperationID, err)
+	}
+	if q.Policy.NamesClusters() {
+		if q.Facts.ClusterName, err = a.facts.name(ctx, op.ClusterID); err != nil {
+			return nil, fmt.Errorf("find out who may approve operation %s: %w", op.OperationID, err)
+		}
+	}
+	return q.MayApprove(by), nil
+}
+
+// sweep takes out slots and tickets of operations that do not hold them any more,
+// until ctx ends: those of agents that died at a bad moment, and of operations
+// that somebody deleted by hand. A lock without a holder must not block for ever.
+func (a *Agent) sweep(ctx context.Context) error {
+	tick := time.NewTicker(sweepEvery)
+	defer tick.Stop()
+	for {
+		for cluster, record := range a.slots.busy() {
+			if err := a.sweepCluster(ctx, cluster, record); err != nil && ctx.Err() == nil {
+				a.Log.Warn("slots without a holder not looked for", "cluster", cluster, "error", err)
+				break // the others would fail for the same reason
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+func (a *Agent) sweepCluster(ctx context.Context, cluster int64, record guard.Record) error {
+	for _, slot := range record.Active {
+		if time.Since(slot.Since) < sweepEvery || a.holds(slot.OperationID) {
+			continue
+		}
+		last, err := a.journal.Last(ctx, slot.OperationID)
+		if err != nil {
+			return err
+		}
+		if !slot.Stale(last.Operation) {
+			continue
+		}
+		a.Log.Warn("slot without a holder taken out", "operation_id", slot.OperationID, "cluster", cluster, "server", slot.ServerID, "state", last.Operation.State)
+		if err := a.slots.update(ctx, cluster, func(record guard.Record) (guard.Record, bool) { return record.Drop(slot) }); err != nil {
+			return err
+		}
+	}
+	for _, ticket := range record.Queue[:min(len(record.Queue), sweepHead)] {
+		if a.holds(ticket.OperationID) {
+			continue
+		}
+		last, err := a.journal.Last(ctx, ticket.OperationID)
+		if err != nil {
+			return err
+		}
+		if last.Sequence > 0 && !last.Operation.State.Final() {
+			continue
+		}
+		if err := a.slots.update(ctx, cluster, func(record guard.Record) (guard.Record, bool) { return record.Dequeue(ticket.OperationID) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// holds reports whether this agent has the operation in hand.
+func (a *Agent) holds(operationID string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	h := a.held[operationID]
+	return h != nil && h.owner != nil
+}

@@ -1,0 +1,132 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"testing"
+	"time"
+
+	"obwarden/agent/guard"
+	"obwarden/events"
+)
+
+// newSlotsTest returns the slots of as many agents on one bucket.
+func newSlotsTest(t *testing.T, agents int) []*slots {
+	t.Helper()
+	r, _, _ := newJournal(t)
+	bucket, err := r.js.KeyValue(t.Context(), events.ClusterBucket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := make([]*slots, agents)
+	for i := range all {
+		all[i] = newSlots(bucket, slog.New(slog.DiscardHandler))
+		ready := make(chan struct{})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() {
+			done <- all[i].watch(ctx, sync.OnceFunc(func() { close(ready) }), func(int64) {})
+		}()
+		<-ready
+		t.Cleanup(func() {
+			cancel()
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	return all
+}
+
+// take takes a slot if nobody else has it.
+func take(ctx context.Context, s *slots, id string) (taken bool, err error) {
+	err = s.update(ctx, 1, func(record guard.Record) (guard.Record, bool) {
+		taken = len(record.Active) == 0
+		if !taken {
+			return record, false
+		}
+		return record.Take(guard.Slot{OperationID: id, ServerID: 1, Since: time.Now().UTC()}), true
+	})
+	return taken, err
+}
+
+func TestTheLastSlotIsNeverTakenTwice(t *testing.T) {
+	t.Parallel()
+	agents := newSlotsTest(t, 4)
+	for round := range 10 {
+		var wg sync.WaitGroup
+		var mu sync.Mutex
+		var holder string
+		for i := range 16 {
+			wg.Go(func() {
+				id := fmt.Sprintf("%d-%d", round, i)
+				taken, err := take(t.Context(), agents[i%len(agents)], id)
+				if err != nil {
+					t.Error(err)
+				}
+				if !taken {
+					return
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				if holder != "" {
+					t.Errorf("%s and %s both have the only slot", holder, id)
+				}
+				holder = id
+			})
+		}
+		wg.Wait()
+		if holder == "" {
+			t.Fatal("nobody has the slot")
+		}
+		// Whoever gives it back may know less than who took it.
+		if err := agents[round%len(agents)].update(t.Context(), 1, func(record guard.Record) (guard.Record, bool) {
+			return record.Give(events.Operation{OperationID: holder, Steps: 1, State: events.Cancelled}, 0, time.Now())
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestARecordThatWasDeletedByHandIsMadeAnew(t *testing.T) {
+	t.Parallel()
+	s := newSlotsTest(t, 1)[0]
+	for _, forget := range []func(context.Context) error{
+		func(ctx context.Context) error { return s.bucket.Delete(ctx, "1") },
+		func(ctx context.Context) error { return s.bucket.Purge(ctx, "1") },
+	} {
+		if _, err := take(t.Context(), s, "a"); err != nil {
+			t.Fatal(err)
+		}
+		if err := forget(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), testPatience)
+		defer cancel()
+		if err := s.update(ctx, 1, func(record guard.Record) (guard.Record, bool) {
+			return record.Take(guard.Slot{OperationID: "b"}), true
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestWhatIsNoRecordHoldsEverythingBack(t *testing.T) {
+	t.Parallel()
+	s := newSlotsTest(t, 1)[0]
+	if _, err := s.bucket.Put(t.Context(), "1", []byte(`{"actve":[]}`)); err != nil {
+		t.Fatal(err)
+	}
+	for s.latest("1").revision == 0 { // until the watch has seen it
+		select {
+		case <-t.Context().Done():
+			t.Fatal("never seen")
+		case <-time.After(time.Millisecond):
+		}
+	}
+	if taken, err := take(t.Context(), s, "a"); err == nil || taken {
+		t.Errorf("took a slot (%v, %v) in a record that cannot be understood", taken, err)
+	}
+}

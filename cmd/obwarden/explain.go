@@ -1,0 +1,107 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"obwarden/agent/guard"
+	"obwarden/events"
+)
+
+// explainTimeout is how long an agent may take to decide on a dry run.
+const explainTimeout = 30 * time.Second
+
+func newExplain(a app) *cobra.Command {
+	o := &order{app: a}
+	cmd := &cobra.Command{
+		Use:   "explain stop|start|restart CLUSTER SERVER",
+		Short: "Say what the guard would decide now, rule by rule",
+		Long: `Say what the guard would decide now, rule by rule: a dry run, decided by an agent
+against the live cluster. Nothing is done.
+
+Exit codes: 0 it would be done now, or there is nothing to do, 1 OCP refuses, 2 wrong
+usage, 3 it would be rejected, 4 it would wait, or no agent answered, 5 cannot reach NATS.`,
+		Example: "  obwarden explain stop 1 2",
+		Args:    exactArgs("KIND", "CLUSTER", "SERVER"),
+	}
+	o.nats = natsFlag(cmd)
+	o.format = formatFlag(cmd)
+	cmd.Flags().BoolVar(&o.request.Force, "force", false, "as if with OCP's force")
+	cmd.Flags().StringVar(&o.request.RequestedBy, "requested-by", "", "as if asked by somebody else (default: user@host)")
+	cmd.Flags().StringArrayVar(&o.labels, "label", nil, "as if with a label name=value; repeatable")
+	cmd.Flags().DurationVar(&o.timeout, "timeout", explainTimeout, "give up waiting for an agent after so long")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		o.kind = events.Kind(args[0])
+		if !o.kind.Known() {
+			return usagef("KIND: %q is not stop, start or restart", args[0])
+		}
+		o.request.DryRun = true
+		if err := o.complete(args[1:], func(string) bool { return false }); err != nil {
+			return err
+		}
+		return o.explain(cmd.Context())
+	}
+	return cmd
+}
+
+func (o *order) explain(ctx context.Context) error {
+	c, err := o.dial(*o.nats)
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	ctx, cancel := context.WithTimeoutCause(ctx, o.timeout, gaveUp{o.timeout})
+	defer cancel()
+	silent := o.app
+	silent.stdout = io.Discard
+	out := newUI(silent, o.format.json())
+	if o.format.json() {
+		out = newUI(o.app, true)
+	}
+	c.onNotice(newUI(o.app, false).notice)
+	id := events.OperationID(o.request.IdempotencyKey)
+	op, err := follow(ctx, c.js, followTarget{
+		OperationID: id,
+		Submit:      func(ctx context.Context) (uint64, error) { return o.submit(ctx, c) },
+	}, out)
+	if err != nil || len(op.Decision) == 0 {
+		return outcome(c, id, op, err)
+	}
+	if !o.format.json() {
+		if err := printFindings(o.stdout, cleaned(op)); err != nil {
+			return err
+		}
+	}
+	return verdictOf(op)
+}
+
+// printFindings shows the decision, and under it each rule's word.
+func printFindings(w io.Writer, op events.Operation) error {
+	fmt.Fprintf(w, "%s server %d of cluster %d, by policy %s: %s\n\n", op.Kind, op.ServerID, op.ClusterID, op.Policy, op.Reason.Message)
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, f := range op.Decision {
+		fmt.Fprintf(table, "  %s\t%s\t%s\n", f.Verdict, strings.TrimSpace(f.Rule), f.Message)
+	}
+	return table.Flush()
+}
+
+// verdictOf is the exit code of what would be decided: that of the first rule that objects.
+func verdictOf(op events.Operation) error {
+	i := slices.IndexFunc(op.Decision, func(f events.Finding) bool { return f.Verdict != string(guard.Allow) })
+	switch {
+	case i < 0:
+		return nil
+	case op.Decision[i].Verdict == string(guard.Wait):
+		return exit(exitGaveUp, nil)
+	case op.Decision[i].Verdict == string(guard.Reject):
+		return exit(exitRejected, nil)
+	}
+	return nil
+}
