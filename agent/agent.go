@@ -456,7 +456,7 @@ func (a *Agent) act(ctx context.Context, h *held) error {
 // holdNothing gives the slot of an operation back that waits: it may wait for long.
 func (a *Agent) holdNothing(ctx context.Context, h *held) error {
 	op := h.entry.Operation
-	if op.State != events.Waiting || !slices.ContainsFunc(a.slots.record(op.ClusterID).Active, func(s guard.Slot) bool { return s.OperationID == op.OperationID }) {
+	if record := a.slots.record(op.ClusterID); op.State != events.Waiting || !record.Holds(op.OperationID, 0) {
 		return nil
 	}
 	return a.giveBack(ctx, op)
@@ -466,7 +466,8 @@ func (a *Agent) holdNothing(ctx context.Context, h *held) error {
 // order, so that a request is there for as long as anything of its operation is.
 func (a *Agent) finish(ctx context.Context, h *held) error {
 	op := h.entry.Operation
-	if op.Attempt > 0 || holdsAnything(a.slots.record(op.ClusterID), op.OperationID) {
+	record := a.slots.record(op.ClusterID)
+	if op.Attempt > 0 || record.Holds(op.OperationID, 0) || record.Queued(op.OperationID) {
 		if err := a.giveBack(ctx, op); err != nil {
 			return err
 		}

@@ -55,6 +55,7 @@ type rig struct {
 	policy  *guard.Policy
 	logged  *logBuffer
 	metrics *metrics.Metrics // of the agent started last
+	latest  *Agent           // started
 }
 
 const (
@@ -157,6 +158,7 @@ func (r *rig) agentRunning(ctx context.Context) <-chan error {
 		Log:     slog.New(slog.NewTextHandler(r.logged, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Machine: r.machine, AckWait: r.ackWait, Timeout: r.timeout,
 	})
+	r.latest = a
 	done := make(chan error, 1)
 	go func() {
 		err := a.Run(ctx)
@@ -695,8 +697,8 @@ func TestOCPAwayMakesOperationsWait(t *testing.T) {
 	r.stop("k", 1, 2)
 	r.awaitEnd("k", events.Succeeded)
 	waited := r.awaitToken("k", events.Waiting)
-	if reason := waited[len(waited)-1].Reason; reason.Code != CodeOCPUnreachable {
-		t.Errorf("waits for %+v, want %s", reason, CodeOCPUnreachable)
+	if reason := waited[len(waited)-1].Reason; reason.Code != guard.CodeStaleTopology {
+		t.Errorf("waits for %+v, want %s", reason, guard.CodeStaleTopology)
 	}
 	r.wantPosts(1)
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"slices"
 	"time"
 
 	"obwarden/agent/guard"
@@ -35,9 +34,8 @@ func (a *Agent) decide(ctx context.Context, h *held, retry bool) (Decided, error
 	}
 	decided.Policy = q.Policy.Hash
 	decided.Offset = a.OCP.ClockOffset()
-	decided.Holds = slices.ContainsFunc(a.slots.record(op.ClusterID).Active, func(s guard.Slot) bool {
-		return s.OperationID == op.OperationID && s.Steps >= op.Steps
-	})
+	record := a.slots.record(op.ClusterID)
+	decided.Holds = record.Holds(op.OperationID, op.Steps)
 	if wait := q.Limits().MaxWait; wait > 0 {
 		decided.GiveUp = op.RequestedAt.Add(wait)
 	}
@@ -89,53 +87,60 @@ func (a *Agent) settle(ctx context.Context, q *guard.Question, fresh bool) (guar
 	for {
 		var decision guard.Decision
 		reserve := false
-		err := a.slots.update(ctx, op.ClusterID, func(record guard.Record) (guard.Record, bool) {
-			q.Record, q.Fleet, q.Control, q.Now = record, a.slots.fleet(), a.control.of(op.ClusterID), time.Now()
-			decision = guard.Decision{}
+		err := a.slots.update(ctx, op.ClusterID, func(record *guard.Record) bool {
+			q.Record, q.Fleet, q.Control, q.Now = *record, a.slots.fleet(), a.control.of(op.ClusterID), time.Now()
+			decision, reserve = guard.Decision{}, false
 			if waits, sure := guard.DecideOnOld(q); sure && !op.Request.DryRun {
 				decision = waits
 			} else if fresh && q.Facts.Generation == record.Generation {
 				decision = guard.Decide(q)
 			}
-			if op.Request.DryRun || decision.Verdict == "" {
-				return record, false
+			switch {
+			case op.Request.DryRun || decision.Verdict == "":
+				return false
+			case decision.Verdict == guard.Allow && q.Reserves():
+				reserve = true
+				return false
 			}
-			reserve = decision.Verdict == guard.Allow && q.Reserves()
-			if reserve {
-				return record, false
-			}
-			return follow(q, decision)
+			return apply(record, q, decision)
 		})
 		if err != nil || !reserve {
 			return decision, err
 		}
-		// The share of the fleet's budget comes first: should the slot be gone by then,
-		// the operation keeps its share and waits for the next one.
-		if err := a.slots.updateFleet(ctx, func(fleet guard.Fleet) (guard.Fleet, bool) {
-			q.Fleet = fleet
+		// The share of the budget of all clusters comes first: should the slot be gone by
+		// then, the operation keeps its share and waits for the next one.
+		if err := a.slots.updateFleet(ctx, func(fleet *guard.Fleet) bool {
+			q.Fleet = *fleet
 			if guard.Decide(q).Verdict != guard.Allow {
-				return fleet, false
+				return false
 			}
-			return fleet.Take(op.OperationID, q.Now, q.Policy.Fleet.Window), true
+			fleet.Prune(q.Now, q.Policy.Fleet.Window)
+			return fleet.Take(op.OperationID, q.Now)
 		}); err != nil {
 			return guard.Decision{}, err
 		}
 	}
 }
 
-// follow is what the record becomes by a decision.
-func follow(q *guard.Question, d guard.Decision) (guard.Record, bool) {
+// apply writes into the record what follows from a decision, and says whether anything does.
+func apply(record *guard.Record, q *guard.Question, d guard.Decision) bool {
 	op := q.Operation
-	switch {
-	case d.Verdict == guard.Allow:
+	ticket := guard.Ticket{OperationID: op.OperationID, ServerID: op.ServerID, Sequence: op.RequestSequence}
+	if d.Verdict == guard.Allow {
 		server, _ := guard.FindServer(q.Facts.Zones, op.ServerID)
-		return q.Record.Prune(q.Now, q.Policy.Longest()).Take(guard.Slot{
+		record.Prune(q.Now, q.Policy.Longest())
+		return record.Take(guard.Slot{
 			OperationID: op.OperationID, Kind: op.Kind, ServerID: op.ServerID, Zone: server.Zone, Since: q.Now.UTC(), Steps: op.Steps,
-		}), true
-	case d.Reason.Position > 0 && !q.Retry:
-		return q.Record.Enqueue(guard.Ticket{OperationID: op.OperationID, ServerID: op.ServerID, Sequence: op.RequestSequence})
+		})
 	}
-	return q.Record.Dequeue(op.OperationID)
+	changed := false
+	if d.Verdict == guard.Wait && !q.Retry && q.Limits().Supersede {
+		changed = record.Announce(ticket)
+	}
+	if d.Reason.Position > 0 {
+		return record.Enqueue(ticket) || changed
+	}
+	return record.Dequeue(op.OperationID) || changed
 }
 
 // withoutTopology is the word where OCP does not show the cluster.
@@ -161,15 +166,9 @@ func withoutTopology(op events.Operation, err error, now time.Time) Decided {
 // giveBack takes out of the cluster's record what an operation holds that has
 // ended or waits again, and counts how it ended.
 func (a *Agent) giveBack(ctx context.Context, op events.Operation) error {
-	return a.slots.update(ctx, op.ClusterID, func(record guard.Record) (guard.Record, bool) {
+	return a.slots.update(ctx, op.ClusterID, func(record *guard.Record) bool {
 		return record.Give(op, a.control.of(op.ClusterID).Revision, time.Now())
 	})
-}
-
-// holdsAnything reports whether the record shows a slot or a place in the queue of op.
-func holdsAnything(record guard.Record, operationID string) bool {
-	return slices.ContainsFunc(record.Active, func(s guard.Slot) bool { return s.OperationID == operationID }) ||
-		slices.ContainsFunc(record.Queue, func(t guard.Ticket) bool { return t.OperationID == operationID })
 }
 
 // mayApprove says why somebody may not approve op; nil where they may.
@@ -220,7 +219,7 @@ func (a *Agent) sweepCluster(ctx context.Context, cluster int64, record guard.Re
 			continue
 		}
 		a.Log.Warn("slot without a holder taken out", "operation_id", slot.OperationID, "cluster", cluster, "server", slot.ServerID, "state", last.Operation.State)
-		if err := a.slots.update(ctx, cluster, func(record guard.Record) (guard.Record, bool) { return record.Drop(slot) }); err != nil {
+		if err := a.slots.update(ctx, cluster, func(record *guard.Record) bool { return record.Drop(slot) }); err != nil {
 			return err
 		}
 	}
@@ -232,10 +231,10 @@ func (a *Agent) sweepCluster(ctx context.Context, cluster int64, record guard.Re
 		if err != nil {
 			return err
 		}
-		if last.Sequence > 0 && !last.Operation.State.Final() {
+		if !ticket.Stale(last.Operation) {
 			continue
 		}
-		if err := a.slots.update(ctx, cluster, func(record guard.Record) (guard.Record, bool) { return record.Dequeue(ticket.OperationID) }); err != nil {
+		if err := a.slots.update(ctx, cluster, func(record *guard.Record) bool { return record.Dequeue(ticket.OperationID) }); err != nil {
 			return err
 		}
 	}

@@ -88,8 +88,8 @@ func (s *slots) busy() map[int64]guard.Record {
 }
 
 // update changes the record of a cluster. change may be called several times, each
-// time with a later record; it says whether there is anything to write.
-func (s *slots) update(ctx context.Context, cluster int64, change func(guard.Record) (guard.Record, bool)) error {
+// time with a later record that it may change; it says whether there is anything to write.
+func (s *slots) update(ctx context.Context, cluster int64, change func(*guard.Record) bool) error {
 	defer s.queue(cluster)()
 	if err := update(ctx, s, clusterKey(cluster), change); err != nil {
 		return fmt.Errorf("record of cluster %d: %w", cluster, err)
@@ -98,7 +98,7 @@ func (s *slots) update(ctx context.Context, cluster int64, change func(guard.Rec
 }
 
 // updateFleet changes the record of all clusters, like update.
-func (s *slots) updateFleet(ctx context.Context, change func(guard.Fleet) (guard.Fleet, bool)) error {
+func (s *slots) updateFleet(ctx context.Context, change func(*guard.Fleet) bool) error {
 	if err := update(ctx, s, fleetKey, change); err != nil {
 		return fmt.Errorf("record of all clusters: %w", err)
 	}
@@ -111,18 +111,17 @@ func (s *slots) queue(cluster int64) (unlock func()) {
 	return lock.Unlock
 }
 
-func update[T any](ctx context.Context, s *slots, key string, change func(T) (T, bool)) error {
+func update[T any](ctx context.Context, s *slots, key string, change func(*T) bool) error {
 	known := s.latest(key)
 	for {
 		value, revision, err := decodeKnown[T](known)
 		if err != nil {
 			return err
 		}
-		changed, write := change(value)
-		if !write {
+		if !change(&value) {
 			return nil
 		}
-		encoded, err := json.Marshal(changed)
+		encoded, err := json.Marshal(value)
 		if err != nil {
 			return fmt.Errorf("encode: %w", err)
 		}

@@ -42,12 +42,9 @@ func newSlotsTest(t *testing.T, agents int) []*slots {
 
 // take takes a slot if nobody else has it.
 func take(ctx context.Context, s *slots, id string) (taken bool, err error) {
-	err = s.update(ctx, 1, func(record guard.Record) (guard.Record, bool) {
+	err = s.update(ctx, 1, func(record *guard.Record) bool {
 		taken = len(record.Active) == 0
-		if !taken {
-			return record, false
-		}
-		return record.Take(guard.Slot{OperationID: id, ServerID: 1, Since: time.Now().UTC()}), true
+		return taken && record.Take(guard.Slot{OperationID: id, ServerID: 1, Since: time.Now().UTC()})
 	})
 	return taken, err
 }
@@ -82,7 +79,7 @@ func TestTheLastSlotIsNeverTakenTwice(t *testing.T) {
 			t.Fatal("nobody has the slot")
 		}
 		// Whoever gives it back may know less than who took it.
-		if err := agents[round%len(agents)].update(t.Context(), 1, func(record guard.Record) (guard.Record, bool) {
+		if err := agents[round%len(agents)].update(t.Context(), 1, func(record *guard.Record) bool {
 			return record.Give(events.Operation{OperationID: holder, Steps: 1, State: events.Cancelled}, 0, time.Now())
 		}); err != nil {
 			t.Fatal(err)
@@ -105,8 +102,8 @@ func TestARecordThatWasDeletedByHandIsMadeAnew(t *testing.T) {
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), testPatience)
 		defer cancel()
-		if err := s.update(ctx, 1, func(record guard.Record) (guard.Record, bool) {
-			return record.Take(guard.Slot{OperationID: "b"}), true
+		if err := s.update(ctx, 1, func(record *guard.Record) bool {
+			return record.Take(guard.Slot{OperationID: "b"})
 		}); err != nil {
 			t.Fatal(err)
 		}

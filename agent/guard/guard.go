@@ -84,8 +84,6 @@ type Question struct {
 	Retry bool
 }
 
-type Approval = events.Approval
-
 // Control is what people have said by hand, which stands above all policy.
 type Control struct {
 	All     events.Pause
@@ -94,9 +92,3 @@ type Control struct {
 	// counted under an older one are forgiven.
 	Revision uint64
 }
-
-// Decide is the guard's word: that of the first rule that objects.
-func Decide(q *Question) Decision { return Decision{Verdict: Allow} }
-
-// Explain is what every rule says, in their order.
-func Explain(q *Question) []events.Finding { return nil }

@@ -110,7 +110,7 @@ func runAgent(ctx context.Context, c Config, log *slog.Logger, running func(star
 	a = agent.New(agent.Config{
 		JetStream: js, Streams: streams, OCP: client, Metrics: m, Log: log,
 		Machine: agent.Machine{Agent: hostname(), Settle: c.Settle, StallAfter: c.StallAfter, PollMin: c.PollMin, PollMax: c.PollMax, Refresh: c.Retention / 3},
-		Policy:  guard.Default(),
+		Policy:  &guard.Policy{Hash: "default", Limits: guard.Limits{MaxConcurrent: 1}},
 		AckWait: c.AckWait,
 		// A call must be over well before anybody may take it for lost.
 		Timeout: min(c.OCPTimeout, c.Settle/2),

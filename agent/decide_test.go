@@ -1,0 +1,342 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"obwarden/agent/guard"
+	"obwarden/agent/ocp/ocpsim"
+	"obwarden/events"
+)
+
+// defaultLimits are those of a careful policy, without waiting times.
+func defaultLimits() guard.Limits {
+	return guard.Limits{MaxConcurrent: 1, KeepZones: guard.Majority, OneZoneAtATime: true, KeepRootServer: true}
+}
+
+func (r *rig) awaitReason(key, code string) events.Operation {
+	r.t.Helper()
+	id := events.OperationID(key)
+	seen := r.await(key+" with "+code, func(e events.Event) bool { return e.OperationID == id && e.Reason != nil && e.Reason.Code == code })
+	return seen[len(seen)-1].Operation
+}
+
+func (r *rig) setPause(cluster int64, paused bool) {
+	r.t.Helper()
+	bucket, err := r.js.KeyValue(r.t.Context(), events.ControlBucket)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if err := events.SetPause(r.t.Context(), bucket, cluster, events.Pause{Paused: paused, By: "ann", Reason: "racks", At: time.Now()}); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+func (r *rig) record(cluster int64) guard.Record {
+	r.t.Helper()
+	bucket, err := r.js.KeyValue(r.t.Context(), events.ClusterBucket)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	s := newSlots(bucket, nil)
+	if _, err := s.read(r.t.Context(), clusterKey(cluster)); err != nil {
+		r.t.Fatal(err)
+	}
+	return s.record(cluster)
+}
+
+func TestAStopThatCostsTheMajorityIsRejectedWithoutACall(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, ocpsim.Config{})
+	r.policy = &guard.Policy{Hash: "strict", Limits: defaultLimits()}
+	if err := r.sim.SetServer(1, 3, "UNAVAILABLE", "INACTIVE"); err != nil {
+		t.Fatal(err)
+	}
+	r.agent()
+	r.stop("k", 1, 1) // server 3 is in another zone
+	op := r.awaitEnd("k", events.Rejected)
+	if op.Reason.Code != guard.CodeMajorityAtRisk || op.Policy != "strict" {
+		t.Errorf("got %+v by policy %q, want %s by strict", op.Reason, op.Policy, guard.CodeMajorityAtRisk)
+	}
+	r.wantPosts(0)
+}
+
+func TestAStopOfAStoppedServerSucceedsWithoutACall(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, ocpsim.Config{})
+	r.agent()
+	r.stop("first", 1, 2)
+	r.awaitEnd("first", events.Succeeded)
+	r.stop("again", 1, 2)
+	if op := r.awaitEnd("again", events.Succeeded); op.Reason == nil || op.Reason.Code != guard.CodeAlreadyStopped || op.Task != nil {
+		t.Errorf("got %+v, want %s without a task", op.Reason, guard.CodeAlreadyStopped)
+	}
+	r.operate(events.Start, "up", 1, 3)
+	if op := r.awaitEnd("up", events.Succeeded); op.Reason == nil || op.Reason.Code != guard.CodeAlreadyRunning {
+		t.Errorf("got %+v, want %s", op.Reason, guard.CodeAlreadyRunning)
+	}
+	r.wantPosts(1)
+}
+
+// What somebody does in OCP by hand counts as much as what the agent does.
+func TestATaskThatSomebodyElseStartedMakesTheClusterBusy(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, ocpsim.Config{Speed: 20})
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, r.url+"/api/v2/ob/clusters/1/servers/2/restart", http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.SetBasicAuth(r.user.Name, r.user.Password)
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		t.Fatalf("restart by hand: %s", res.Status)
+	}
+	r.agent()
+	r.stop("other", 1, 3)
+	if op := r.awaitToken("other", events.Waiting); op[len(op)-1].Reason.Code != guard.CodeClusterBusy {
+		t.Errorf("waits for %+v, want %s", op[len(op)-1].Reason, guard.CodeClusterBusy)
+	}
+	r.awaitEnd("other", events.Succeeded)
+	if tasks := r.sim.Tasks(); tasks[1].StartTime.Before(tasks[0].FinishTime) {
+		t.Error("stopped a server while another was being restarted by hand")
+	}
+}
+
+func TestWhatIsPausedWaitsUntilSomebodyResumes(t *testing.T) {
+	t.Parallel()
+	for name, paused := range map[string]int64{"the cluster": 1, "all clusters": events.AllClusters} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, ocpsim.Config{})
+			r.setUpBuckets()
+			r.setPause(paused, true) // nobody runs: it holds all the same
+			r.stop("k", 1, 2)
+			r.agent()
+			op := r.awaitReason("k", guard.CodePaused)
+			if !strings.Contains(op.Reason.Message, "ann") || !strings.Contains(op.Reason.Message, "racks") {
+				t.Errorf("%q does not say who and why", op.Reason.Message)
+			}
+			r.wantPosts(0)
+			r.setPause(paused, false)
+			r.awaitEnd("k", events.Succeeded)
+			r.wantPosts(1)
+		})
+	}
+}
+
+func TestForceNeedsTheWordOfAnotherPerson(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, ocpsim.Config{})
+	r.agent()
+	r.publish("ob.server.stop.request", `{"idempotency_key":"k","cluster_id":1,"server_id":2,"force":true,"requested_by":"me"}`)
+	r.awaitReason("k", guard.CodeNeedsApproval)
+	r.order(events.Approve, "k", 2) // by "me": its own word
+	approved := r.awaitToken("k", events.Approved)
+	if a := approved[len(approved)-1].Approvals; len(a) != 1 || a[0].Refused == "" {
+		t.Errorf("got %+v, want a refusal of who asked", a)
+	}
+	r.wantPosts(0)
+	op := approved[len(approved)-1].Operation
+	order := events.OrderTo(events.Approve, op)
+	order.RequestedBy, order.Reason = "ann", "seen"
+	if _, err := order.Publish(t.Context(), r.js); err != nil {
+		t.Fatal(err)
+	}
+	end := r.awaitEnd("k", events.Succeeded)
+	if len(end.Approvals) != 2 || end.Approvals[1].By != "ann" || end.Approvals[1].Refused != "" {
+		t.Errorf("got %+v, want ann's word", end.Approvals)
+	}
+	r.wantPosts(1)
+	for _, token := range []events.State{events.Approved, events.Submitting} {
+		r.awaitToken("k", token)
+	}
+}
+
+func TestFailuresInARowHoldTheClusterBackUntilSomebodyResumes(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, ocpsim.Config{})
+	r.policy = laxPolicy()
+	r.policy.Limits.PauseAfterFailures = 2
+	r.fault("server_stop:status,status=400,count=2")
+	r.agent()
+	for i := range 2 {
+		r.stop(fmt.Sprint("bad", i), 1, 2)
+		r.awaitEnd(fmt.Sprint("bad", i), events.Failed)
+	}
+	r.stop("k", 1, 2)
+	if op := r.awaitReason("k", guard.CodeFailing); !strings.Contains(op.Reason.Message, "obwarden resume 1") {
+		t.Errorf("%q does not say how to lift it", op.Reason.Message)
+	}
+	r.setPause(1, false)
+	r.awaitEnd("k", events.Succeeded)
+	r.wantPosts(3)
+}
+
+func TestADryRunSaysWhatEachRuleSays(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, ocpsim.Config{})
+	r.policy = &guard.Policy{Hash: "strict", Limits: defaultLimits()}
+	r.agent()
+	r.publish("ob.server.stop.request", `{"idempotency_key":"k","cluster_id":1,"server_id":2,"dry_run":true}`)
+	op := r.awaitEnd("k", events.Succeeded)
+	var rules []string
+	for _, f := range op.Decision {
+		rules = append(rules, f.Rule)
+		if f.Verdict != string(guard.Allow) || f.Message == "" {
+			t.Errorf("got %+v, want consent with what it rests on", f)
+		}
+	}
+	if !slices.Contains(rules, "majority") || op.Policy != "strict" {
+		t.Errorf("got rules %v by policy %q", rules, op.Policy)
+	}
+	r.wantPosts(0)
+	if record := r.record(1); len(record.Active)+len(record.Queue) > 0 {
+		t.Errorf("a dry run left %+v", record)
+	}
+}
+
+func TestAPolicyThatIsLoadedDecidesWhatWaits(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, ocpsim.Config{})
+	r.policy = laxPolicy()
+	r.policy.Limits.Cooldown.Server = time.Hour
+	r.agent()
+	r.operate(events.Restart, "first", 1, 2)
+	r.awaitEnd("first", events.Succeeded)
+	r.operate(events.Restart, "second", 1, 2)
+	r.awaitReason("second", guard.CodeCooldown)
+	r.latest.SetPolicy(laxPolicy())
+	r.awaitEnd("second", events.Succeeded)
+	r.wantPosts(2)
+}
+
+// An operation that waits because OCP could not be called holds nobody else up.
+func TestWhatWaitsHoldsNoSlot(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, ocpsim.Config{})
+	r.agent()
+	r.stop("k", 1, 2)
+	r.awaitEnd("k", events.Succeeded)
+	r.awaitNoOpenRequests()
+	if record := r.record(1); len(record.Active) > 0 || len(record.Recent) != 1 || !record.Recent[0].Succeeded {
+		t.Fatalf("got %+v, want no slot and one memory", record)
+	}
+	// A slot from before it began to wait, as an agent leaves it that died between.
+	bucket, err := r.js.KeyValue(t.Context(), events.ClusterBucket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newSlots(bucket, nil)
+	if _, err := s.read(t.Context(), clusterKey(1)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.update(t.Context(), 1, func(record *guard.Record) bool {
+		return record.Take(guard.Slot{OperationID: events.OperationID("waits"), ServerID: 3, Steps: 1, Since: time.Now()})
+	}); err != nil {
+		t.Fatal(err)
+	}
+	r.setPause(events.AllClusters, true)
+	r.stop("waits", 1, 3)
+	r.awaitReason("waits", guard.CodePaused)
+	r.awaitRecord(1, func(record guard.Record) bool { return len(record.Active) == 0 })
+}
+
+func TestASlotThatIsLeftOverIsTakenOut(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, ocpsim.Config{})
+	r.agent()
+	r.stop("k", 1, 2)
+	r.awaitEnd("k", events.Succeeded)
+	bucket, err := r.js.KeyValue(t.Context(), events.ClusterBucket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for cluster, id := range map[int64]string{2: events.OperationID("k"), 3: events.OperationID("never was")} {
+		s := newSlots(bucket, nil)
+		if err := s.update(t.Context(), cluster, func(record *guard.Record) bool {
+			record.Enqueue(guard.Ticket{OperationID: id, ServerID: 1})
+			return record.Take(guard.Slot{OperationID: "x" + id, ServerID: 1}) && record.Take(guard.Slot{OperationID: id, ServerID: 1}) &&
+				record.Enqueue(guard.Ticket{OperationID: id, ServerID: 1})
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, cluster := range []int64{2, 3} {
+		r.awaitRecord(cluster, func(record guard.Record) bool { return len(record.Active)+len(record.Queue) == 0 })
+	}
+}
+
+// awaitRecord waits until the record of a cluster is as wanted.
+func (r *rig) awaitRecord(cluster int64, as func(guard.Record) bool) {
+	r.t.Helper()
+	ctx, cancel := context.WithTimeout(r.t.Context(), testPatience)
+	defer cancel()
+	bucket, err := r.js.KeyValue(ctx, events.ClusterBucket)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	watcher, err := bucket.Watch(ctx, clusterKey(cluster))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	var last []byte
+	for {
+		select {
+		case <-ctx.Done():
+			r.t.Fatalf("the record of cluster %d stays %s", cluster, bytes.TrimSpace(last))
+		case entry := <-watcher.Updates():
+			if entry == nil {
+				continue
+			}
+			last = entry.Value()
+			if record, _, err := decodeKnown[guard.Record](versioned{entry.Value(), entry.Revision()}); err == nil && as(record) {
+				return
+			}
+		}
+	}
+}
+
+// Two agents, one place in each of many clusters: whoever waits goes in the order in
+// which requests came, whichever agent has them.
+func TestFirstComeFirstServedAmongAgents(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, ocpsim.Config{Speed: 300})
+	r.setUpBuckets()
+	r.setPause(events.AllClusters, true) // so that all are there before the first goes
+	const n = 6
+	for i := range n {
+		r.operate(events.Restart, fmt.Sprint("k", i), 1, int64(1+i%6))
+	}
+	for i := range 2 {
+		r.machine.Agent = fmt.Sprint("agent", i)
+		r.agent()
+	}
+	for i := range n {
+		r.awaitReason(fmt.Sprint("k", i), guard.CodePaused)
+	}
+	r.setPause(events.AllClusters, false)
+	var submitted []time.Time
+	for i := range n {
+		submitted = append(submitted, r.awaitEnd(fmt.Sprint("k", i), events.Succeeded).SubmittedAt)
+	}
+	if !slices.IsSortedFunc(submitted, time.Time.Compare) {
+		t.Errorf("submitted at %v, want them in the order in which they came", submitted)
+	}
+}
+
+func (r *rig) setUpBuckets() {
+	r.t.Helper()
+	if _, err := events.OpenStreams(r.t.Context(), r.js, events.StreamOptions{Replicas: 1, Retention: time.Hour, AckWait: r.ackWait}); err != nil {
+		r.t.Fatal(err)
+	}
+}

@@ -1,0 +1,149 @@
+package guard
+
+import (
+	"fmt"
+	"slices"
+
+	"obwarden/agent/ocp"
+)
+
+// wholeness is how a zone will stand while the operation's server is down.
+type wholeness int
+
+const (
+	whole  wholeness = iota
+	busy             // not whole, for no reason but what is under way in it
+	broken           // something in it is down
+)
+
+// majorityStays counts the zones that stay whole while the server is down, its own
+// not among them, whatever state it is in: taking down one more server of a zone
+// that is broken costs no zone, but where the others are too few already, the
+// outage is there and must not get worse. That holds for a restart of a server that
+// is down as well: OCP's UNAVAILABLE may be OCP's view alone. What brings a server
+// back is a start, and no start is held up here.
+func majorityStays(v *view) Decision {
+	keep, zones := v.limits.KeepZones, len(v.Facts.Zones)
+	switch {
+	case !v.takesDown():
+		return v.allow(func() string { return "a start takes no server down" })
+	case keep == 0:
+		return v.allow(func() string { return "the policy asks for no zone to stay whole (keep_zones: 0)" })
+	case keep < 0:
+		keep = zones/2 + 1
+	}
+	stay, passing := 0, 0
+	for i := range v.Facts.Zones {
+		switch v.wholeness(&v.Facts.Zones[i]) {
+		case whole:
+			stay++
+		case busy:
+			passing++
+		}
+	}
+	switch {
+	case stay >= keep:
+		return v.allow(func() string { return fmt.Sprintf("%s, of which %d must", v.whoStays(stay), keep) })
+	case stay+passing >= keep:
+		return v.wait(CodeMajorityAtRisk, lookAgainAfter, "%s, %d must; it waits for what is under way in the others: %s",
+			v.whoStays(stay), keep, v.others())
+	case zones-1 < keep:
+		return v.reject(CodeMajorityAtRisk, "a cluster of %s cannot keep %d whole while one is down; to do it all the same, let the policy say keep_zones: %d for it",
+			count(zones, "zone"), keep, max(0, zones-1))
+	}
+	return v.reject(CodeMajorityAtRisk, "%s, %d must; bring back first: %s", v.whoStays(stay), keep, v.others())
+}
+
+func (v *view) wholeness(z *ocp.Zone) wholeness {
+	if z.Name == v.zone.Name {
+		return broken
+	}
+	state, servers := whole, 0
+	for _, w := range v.work {
+		if w.whole || w.zone == z.Name && (w.slot == nil || takesDown(w.slot.Kind)) {
+			state = busy
+		}
+	}
+	for i := range z.Servers {
+		s := &z.Servers[i]
+		if s.Status == "DELETED" {
+			continue
+		}
+		servers++
+		switch {
+		case running(s):
+		case moving(s.Status) || v.inWork(s.ID):
+			state = max(state, busy)
+		default:
+			return broken
+		}
+	}
+	switch {
+	case servers == 0 || z.ServerCount > len(z.Servers): // what is not shown is not known to run
+		return broken
+	case state == busy: // which is why the zone's own status is what it is
+		return busy
+	case moving(z.Status):
+		return busy
+	case z.Status != "" && z.Status != "RUNNING", z.InnerStatus != "" && z.InnerStatus != "ACTIVE":
+		return broken
+	}
+	return whole
+}
+
+// inWork reports whether other work has the server.
+func (v *view) inWork(server int64) bool {
+	return slices.ContainsFunc(v.work, func(w work) bool { return w.server == server })
+}
+
+func (v *view) whoStays(stay int) string {
+	var names []string
+	for i := range v.Facts.Zones {
+		if v.wholeness(&v.Facts.Zones[i]) == whole {
+			names = append(names, v.Facts.Zones[i].Name)
+		}
+	}
+	return fmt.Sprintf("%d of %s stay whole: %s", stay, count(len(v.Facts.Zones), "zone"), list(names))
+}
+
+// others are the zones besides the server's own that do not stay whole.
+func (v *view) others() string {
+	var names []string
+	for i := range v.Facts.Zones {
+		if z := &v.Facts.Zones[i]; z.Name != v.zone.Name && v.wholeness(z) != whole {
+			names = append(names, z.Name)
+		}
+	}
+	return list(names)
+}
+
+// rootServerStays: where OCP shows no root server at all, the fact is not known and
+// the database's own check must do.
+func rootServerStays(v *view) Decision {
+	switch {
+	case !v.takesDown():
+		return v.allow(func() string { return "a start takes no server down" })
+	case !v.limits.KeepRootServer:
+		return v.allow(func() string { return "the policy does not ask for a root server to stay" })
+	case !v.server.WithRootServer:
+		return v.allow(func() string { return fmt.Sprintf("server %d has no root service", v.server.ID) })
+	}
+	var inWork int64
+	for i := range v.Facts.Zones {
+		for j := range v.Facts.Zones[i].Servers {
+			s := &v.Facts.Zones[i].Servers[j]
+			switch {
+			case !s.WithRootServer || s.ID == v.server.ID:
+			case moving(s.Status) || v.inWork(s.ID):
+				inWork = s.ID
+			case !running(s):
+			default:
+				return v.allow(func() string { return fmt.Sprintf("server %d keeps a root service", s.ID) })
+			}
+		}
+	}
+	if inWork != 0 {
+		return v.wait(CodeLastRootServer, lookAgainAfter, "server %d has the last root service that runs; it waits for server %d, which has another", v.server.ID, inWork)
+	}
+	return v.reject(CodeLastRootServer, "server %d has the last root service that runs; bring another one back first, or let the policy say keep_root_server: false", v.server.ID)
+}

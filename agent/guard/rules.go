@@ -1,0 +1,359 @@
+package guard
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"obwarden/agent/ocp"
+	"obwarden/events"
+)
+
+// When a request that waits is decided on again even if nobody told the agent that
+// something changed.
+const (
+	lookAgainAfter  = 5 * time.Second // for what is under way
+	askPeopleAfter  = time.Minute     // for what people must do
+	lookAgainAtMost = time.Hour       // for what time brings: policies are reloaded, clocks set
+)
+
+// rule is one reason to object. It is a pure function of a question.
+type rule struct {
+	name string // in Findings, a part of the public interface
+	ask  func(*view) Decision
+	// onFacts: what it says rests on what OCP showed, and must not be believed for long.
+	onFacts bool
+	// retry: it is asked of retries too. They do not queue: one that would have to wait fails.
+	retry bool
+	// queued: who waits for it keeps a place in the queue. What holds up one request
+	// and not those behind it must not.
+	queued bool
+}
+
+// rules are asked in this order; the first that objects decides. What will never be
+// different comes before what passes, so that nobody waits for a no.
+func rules() []rule {
+	return []rule{
+		{name: "target", ask: targetExists, onFacts: true, retry: true},
+		{name: "deny", ask: notDenied, retry: true},
+		{name: "pause", ask: notPaused, retry: true, queued: true},
+		{name: "failures", ask: notFailing, queued: true},
+		{name: "newest", ask: notSuperseded},
+		{name: "server_slot", ask: serverHasNoSlot, retry: true, queued: true},
+		{name: "server_in_ocp", ask: serverIsStill, onFacts: true, retry: true, queued: true},
+		{name: "state", ask: stateFits, onFacts: true},
+		{name: "cluster_slots", ask: slotIsFree, retry: true, queued: true},
+		{name: "cluster_in_ocp", ask: clusterIsStill, onFacts: true, retry: true, queued: true},
+		{name: "turn", ask: itsTurn, onFacts: true, queued: true},
+		{name: "active_zone", ask: noOtherZoneActive, onFacts: true, retry: true, queued: true},
+		{name: "majority", ask: majorityStays, onFacts: true, retry: true},
+		{name: "root_server", ask: rootServerStays, onFacts: true},
+		{name: "stopped_zone", ask: noOtherZoneStopped, onFacts: true, retry: true},
+		{name: "approval", ask: approved},
+		{name: "window", ask: insideWindow},
+		{name: "cooldown", ask: cooledDown},
+		{name: "budget", ask: withinBudget},
+	}
+}
+
+// Decide is the guard's word: that of the first rule that objects. A Wait says in
+// Reason.Until when to look again; one with a Position keeps its ticket in the queue,
+// any other word gives it back.
+func Decide(q *Question) Decision { return decideBy(rules(), q) }
+
+// DecideOnOld is Decide on facts that may be some time old, and whether its word
+// counts: it does where it is to wait and rests on nothing that OCP showed.
+// Otherwise ask again with fresh facts.
+func DecideOnOld(q *Question) (Decision, bool) {
+	all := rules()
+	d := decideBy(all, q)
+	if d.Verdict != Wait {
+		return d, false
+	}
+	at := slices.IndexFunc(all, func(r rule) bool { return r.name == d.Rule })
+	return d, !all[at].onFacts
+}
+
+// Explain is what every rule says, in their order. A server that is not there has
+// nothing else said about it.
+func Explain(q *Question) []events.Finding {
+	v := newView(q)
+	v.explaining = true
+	var findings []events.Finding
+	for _, r := range rules() {
+		if q.Retry && !r.retry {
+			continue
+		}
+		d := r.ask(v)
+		findings = append(findings, events.Finding{
+			Rule: r.name, Verdict: string(d.Verdict), Code: d.Reason.Code, Message: d.Reason.Message,
+		})
+		if d.Reason.Code == CodeNotFound {
+			break
+		}
+	}
+	return findings
+}
+
+// decideBy is Decide by rules that a test may leave some out of.
+func decideBy(all []rule, q *Question) Decision {
+	v := newView(q)
+	for _, r := range all {
+		if q.Retry && !r.retry {
+			continue
+		}
+		d := r.ask(v)
+		if d.Verdict == Allow {
+			continue
+		}
+		d.Rule = r.name
+		if d.Verdict == Wait && r.queued && !q.Retry {
+			d.Reason.Position = v.position()
+		}
+		return d
+	}
+	return Decision{Verdict: Allow}
+}
+
+// view is a question with what several rules look at, looked up once.
+type view struct {
+	*Question
+	limits     Limits
+	server     ocp.Server // zero: OCP shows no such server
+	zone       ocp.Zone   // the server's
+	work       []work     // under way in the cluster, without the operation's own
+	explaining bool
+	few        [8]work // room for work, so that it need not be allocated
+}
+
+func newView(q *Question) *view {
+	v := &view{Question: q, limits: q.Limits()}
+	v.server, v.zone = q.target()
+	v.work = v.underWay(v.few[:0])
+	return v
+}
+
+// FindServer finds a server in a topology.
+func FindServer(zones []ocp.Zone, id int64) (ocp.Server, bool) {
+	for i := range zones {
+		for _, s := range zones[i].Servers {
+			if s.ID == id {
+				return s, true
+			}
+		}
+	}
+	return ocp.Server{}, false
+}
+
+// target is the server in question and its zone; both zero where OCP does not show it.
+func (q *Question) target() (ocp.Server, ocp.Zone) {
+	for i := range q.Facts.Zones {
+		for j := range q.Facts.Zones[i].Servers {
+			if q.Facts.Zones[i].Servers[j].ID == q.Operation.ServerID {
+				return q.Facts.Zones[i].Servers[j], q.Facts.Zones[i]
+			}
+		}
+	}
+	return ocp.Server{}, ocp.Zone{}
+}
+
+// takesDown reports whether the operation takes its server down. A start does not,
+// and is never held up for what it cannot make worse.
+func (v *view) takesDown() bool { return takesDown(v.Operation.Kind) }
+
+// allow is a rule's consent. What it rests on is put in words only where somebody asks.
+func (v *view) allow(why func() string) Decision {
+	d := Decision{Verdict: Allow}
+	if v.explaining {
+		d.Reason.Message = why()
+	}
+	return d
+}
+
+func (v *view) reject(code, format string, args ...any) Decision {
+	return Decision{Verdict: Reject, Reason: events.Reason{Code: code, Message: fmt.Sprintf(format, args...)}}
+}
+
+// wait is until something changes, which is looked for after a while.
+func (v *view) wait(code string, after time.Duration, format string, args ...any) Decision {
+	return Decision{Verdict: Wait, Reason: events.Reason{
+		Code: code, Message: fmt.Sprintf(format, args...), Until: v.Now.Add(after).UTC(),
+	}}
+}
+
+// waitUntil is until a moment; zero: it is not known. Messages name the moment and
+// never what is left until then, so that they change only when something changes.
+func (v *view) waitUntil(code string, moment time.Time, format string, args ...any) Decision {
+	after := lookAgainAtMost
+	if !moment.IsZero() {
+		after = min(max(moment.Sub(v.Now), time.Second), lookAgainAtMost)
+	}
+	return v.wait(code, after, format, args...)
+}
+
+// position is the operation's place in the queue, from 1.
+func (v *view) position() int {
+	place := 1
+	for _, t := range v.Record.Queue {
+		if v.before(t) {
+			place++
+		}
+	}
+	return place
+}
+
+// before reports whether a ticket is of another operation that came first.
+func (v *view) before(t Ticket) bool {
+	return t.Sequence < v.Operation.RequestSequence && t.OperationID != v.Operation.OperationID
+}
+
+func targetExists(v *view) Decision {
+	if v.server.ID != 0 {
+		return v.allow(func() string {
+			return fmt.Sprintf("server %d of cluster %d is in %s", v.server.ID, v.Operation.ClusterID, v.zone.Name)
+		})
+	}
+	const shown = 20
+	var ids []int64
+	for i := range v.Facts.Zones {
+		for j := range v.Facts.Zones[i].Servers {
+			ids = append(ids, v.Facts.Zones[i].Servers[j].ID)
+		}
+	}
+	slices.Sort(ids)
+	more := ""
+	if len(ids) > shown {
+		ids, more = ids[:shown], fmt.Sprintf(" and %d more", len(ids)-shown)
+	}
+	return v.reject(CodeNotFound, "cluster %d has no server %d; it has %v%s", v.Operation.ClusterID, v.Operation.ServerID, ids, more)
+}
+
+func notDenied(v *view) Decision {
+	for i := range v.Policy.Deny {
+		denial := &v.Policy.Deny[i]
+		if !v.matches(denial.Matchers) {
+			continue
+		}
+		reason := denial.Reason
+		if reason == "" {
+			reason = "it gives no reason"
+		}
+		return v.reject(CodeDenied, "the policy denies %s: %s; to lift it, change deny in the policy", denial.Matchers, reason)
+	}
+	return v.allow(func() string { return fmt.Sprintf("none of %s matches", count(len(v.Policy.Deny), "denial")) })
+}
+
+func notPaused(v *view) Decision {
+	for _, p := range []struct {
+		events.Pause
+		what, lift string
+		cluster    int64
+	}{
+		{v.Control.All, "all clusters are paused", "obwarden resume", 0},
+		{v.Control.Cluster, "cluster %d is paused", "obwarden resume %d", v.Operation.ClusterID},
+	} {
+		if !p.Paused {
+			continue
+		}
+		if p.cluster != 0 {
+			p.what, p.lift = fmt.Sprintf(p.what, p.cluster), fmt.Sprintf(p.lift, p.cluster)
+		}
+		return v.wait(CodePaused, askPeopleAfter, "%s by %s since %s: %s; lift it with %s", p.what, or(p.By, "somebody"), stamp(p.At), or(p.Reason, "no reason given"), p.lift)
+	}
+	return v.allow(func() string { return "nobody has paused the cluster" })
+}
+
+func notFailing(v *view) Decision {
+	failures := v.Record.Failures
+	if v.Record.FailuresUnder != v.Control.Revision {
+		failures = 0 // somebody has resumed the cluster since
+	}
+	if limit := v.limits.PauseAfterFailures; limit > 0 && failures >= limit {
+		return v.wait(CodeFailing, askPeopleAfter, "%d operations in a row have failed on cluster %d, the last is %s; see why (obwarden get %s), then lift it with obwarden resume %d",
+			failures, v.Operation.ClusterID, v.Record.LastFailure, v.Record.LastFailure, v.Operation.ClusterID)
+	}
+	return v.allow(func() string {
+		if v.limits.PauseAfterFailures == 0 {
+			return "the policy does not count failures"
+		}
+		return fmt.Sprintf("%d of %s in a row", failures, count(v.limits.PauseAfterFailures, "failure"))
+	})
+}
+
+func notSuperseded(v *view) Decision {
+	if !v.limits.Supersede {
+		return v.allow(func() string { return "the policy lets every request wait for its turn" })
+	}
+	newest := v.Record.Newest[v.Operation.ServerID]
+	if newest.Sequence > v.Operation.RequestSequence && newest.OperationID != v.Operation.OperationID {
+		return Decision{Verdict: Supersede, Reason: events.Reason{Code: CodeSuperseded, Message: fmt.Sprintf(
+			"operation %s for server %d came later and takes its place", newest.OperationID, v.Operation.ServerID)}}
+	}
+	return v.allow(func() string { return "no newer request for the server" })
+}
+
+// stateFits: a status that is not known is left to OCP to judge. So is a stop of a
+// server whose service alone is stopped, unless no more than that is asked for: to
+// say that it is done could send a person to a machine that still runs. UNAVAILABLE
+// may be OCP's view alone, so that all three make sense.
+func stateFits(v *view) Decision {
+	status, kind := v.server.Status, v.Operation.Kind
+	done := func(code string) Decision {
+		return Decision{Verdict: Done, Reason: events.Reason{Code: code, Message: fmt.Sprintf(
+			"server %d is %s already", v.server.ID, status)}}
+	}
+	switch {
+	case status == "CREATING" || status == "DELETING" || status == "DELETED":
+		return v.reject(CodeWrongState, "server %d is %s: there is nothing to %s", v.server.ID, status, kind)
+	case kind == events.Stop && stopped(status) && (status != "SERVICE_STOPPED" || v.Operation.Request.StopType == "STOP_SERVICE"):
+		return done(CodeAlreadyStopped)
+	case kind == events.Start && running(&v.server):
+		return done(CodeAlreadyRunning)
+	case kind == events.Restart && stopped(status):
+		return v.reject(CodeWrongState, "server %d is %s: start it instead", v.server.ID, status)
+	}
+	return v.allow(func() string { return fmt.Sprintf("server %d is %s", v.server.ID, or(status, "in a state unknown")) })
+}
+
+// moving reports whether a status of a server or zone is on the way to another.
+func moving(status string) bool {
+	switch status {
+	case "STOPPING", "STARTING", "RESTARTING", "OPERATING", "SERVICE_STOPPING", "PROCESS_STOPPING", "CREATING", "DELETING":
+		return true
+	}
+	return false
+}
+
+func stopped(status string) bool {
+	return status == "STOPPED" || status == "SERVICE_STOPPED" || status == "PROCESS_STOPPED"
+}
+
+// running reports whether a server runs for OCP and, where it tells, for the database.
+func running(s *ocp.Server) bool {
+	return s.Status == "RUNNING" && (s.InnerStatus == "" || s.InnerStatus == "ACTIVE")
+}
+
+func or(s, otherwise string) string {
+	if s == "" {
+		return otherwise
+	}
+	return s
+}
+
+func count(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}
+
+// stamp is a moment as messages show it.
+func stamp(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05Z") }
+
+func list(names []string) string {
+	if len(names) == 0 {
+		return "none"
+	}
+	return strings.Join(names, ", ")
+}

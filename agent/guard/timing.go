@@ -1,0 +1,239 @@
+package guard
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"obwarden/events"
+)
+
+// insideWindow holds up what takes a server down; a start never waits for a window.
+func insideWindow(v *view) Decision {
+	if !v.takesDown() {
+		return v.allow(func() string { return "a start takes no server down" })
+	}
+	now := v.Now.UTC() // intervals without a time zone are in UTC
+	block := containing(v.limits.Block, now)
+	if block == "" && (len(v.limits.Allow) == 0 || containing(v.limits.Allow, now) != "") {
+		return v.allow(func() string {
+			if len(v.limits.Allow) == 0 {
+				return "no window closes this moment"
+			}
+			return "inside " + containing(v.limits.Allow, now)
+		})
+	}
+	why := "outside of " + list(windowNames(v.limits.Allow))
+	if block != "" {
+		why = "inside of " + block + ", which blocks"
+	}
+	next := v.limits.nextInside(now)
+	if next.IsZero() {
+		return v.waitUntil(CodeOutsideWindow, next, "%s, and no window opens within a year; to do it now, change the policy's windows", why)
+	}
+	return v.waitUntil(CodeOutsideWindow, next, "%s; the next window opens at %s", why, stamp(next))
+}
+
+func windowNames(windows []Window) []string {
+	var names []string
+	for _, w := range windows {
+		names = append(names, w.Name)
+	}
+	return names
+}
+
+// containing is the name of the first window that contains t; empty: none does.
+func containing(windows []Window, t time.Time) string {
+	for i := range windows {
+		for j := range windows[i].Intervals {
+			if windows[i].Intervals[j].ContainsTime(t) {
+				return or(windows[i].Name, "a window without a name")
+			}
+		}
+	}
+	return ""
+}
+
+func (l *Limits) inside(t time.Time) bool {
+	return containing(l.Block, t) == "" && (len(l.Allow) == 0 || containing(l.Allow, t) != "")
+}
+
+// nextInside is the first moment after t, which is outside, that is inside; zero
+// where there is none within a year. The next hour is looked at minute by minute,
+// because that is when the agent looks again; later, only the moments at which an
+// interval can begin or end are: its times of day and midnight, where it is.
+func (l *Limits) nextInside(t time.Time) time.Time {
+	t = t.UTC().Truncate(time.Minute)
+	for minutes := 1; minutes <= 60; minutes++ {
+		if at := t.Add(time.Duration(minutes) * time.Minute); l.inside(at) {
+			return at
+		}
+	}
+	type edge struct {
+		in     *time.Location
+		minute int // of the day
+	}
+	edges := map[edge]bool{}
+	for _, w := range slices.Concat(l.Allow, l.Block) {
+		for _, interval := range w.Intervals {
+			in := time.UTC
+			if interval.Location != nil && interval.Location.Location != nil {
+				in = interval.Location.Location
+			}
+			edges[edge{in, 0}] = true
+			for _, times := range interval.Times {
+				edges[edge{in, times.StartMinute}] = true
+				edges[edge{in, times.EndMinute}] = true
+			}
+		}
+	}
+	var next time.Time
+	for day := range 367 {
+		noon := t.AddDate(0, 0, day)
+		// Days begin at different moments in different places, two days apart at most.
+		if !next.IsZero() && next.Before(noon.AddDate(0, 0, -2)) {
+			break
+		}
+		for e := range edges {
+			year, month, date := noon.In(e.in).Date()
+			at := time.Date(year, month, date, 0, e.minute, 0, 0, e.in).UTC()
+			if at.After(t) && (next.IsZero() || at.Before(next)) && l.inside(at) {
+				next = at
+			}
+		}
+	}
+	return next
+}
+
+// cooledDown holds no start up that undoes a stop: its server is down, and to leave
+// it so helps nobody.
+func cooledDown(v *view) Decision {
+	var server, zone, failure *Ended
+	for i := range v.Record.Recent {
+		e := &v.Record.Recent[i]
+		if e.OperationID == v.Operation.OperationID {
+			continue
+		}
+		if e.ServerID == v.Operation.ServerID {
+			server = later(server, e)
+		}
+		if e.Zone == v.zone.Name {
+			zone = later(zone, e)
+		}
+	}
+	undoes := v.Operation.Kind == events.Start && server != nil && server.Kind == events.Stop
+	for i := range v.Record.Recent {
+		e := &v.Record.Recent[i]
+		if !e.Succeeded && e.OperationID != v.Operation.OperationID && !(undoes && e == server) {
+			failure = later(failure, e)
+		}
+	}
+	stop := ""
+	if undoes {
+		stop, server, zone = server.OperationID, nil, nil
+	}
+	var until time.Time
+	var why string
+	for _, c := range []struct {
+		after  *Ended
+		length time.Duration
+		what   string
+	}{
+		{server, v.limits.Cooldown.Server, "on the same server"},
+		{zone, v.limits.Cooldown.Zone, "in the same zone"},
+		{failure, v.limits.Cooldown.Failure, "that failed in the cluster"},
+	} {
+		if c.after == nil || !c.after.At.Add(c.length).After(v.Now) || !c.after.At.Add(c.length).After(until) {
+			continue
+		}
+		until = c.after.At.Add(c.length)
+		why = fmt.Sprintf("nothing is done for %s after an operation %s: %s of server %d (operation %s) ended at %s",
+			c.length, c.what, c.after.Kind, c.after.ServerID, c.after.OperationID, stamp(c.after.At))
+	}
+	if !until.IsZero() {
+		return v.waitUntil(CodeCooldown, until, "%s; it waits until %s, or until the policy's cooldown is shorter", why, stamp(until))
+	}
+	return v.allow(func() string {
+		if undoes {
+			return "it undoes a stop: operation " + stop
+		}
+		return "no cooldown runs"
+	})
+}
+
+func later(a, b *Ended) *Ended {
+	if a == nil || !b.At.Before(a.At) {
+		return b
+	}
+	return a
+}
+
+// withinBudget counts what takes servers down, from when its slot was taken; a start
+// costs nothing.
+func withinBudget(v *view) Decision {
+	if !v.takesDown() {
+		return v.allow(func() string { return "a start takes no server down" })
+	}
+	const over = "%d operations of %s that take a server down began within %s, at most %d may; the next may at %s, or when the policy's %s is larger"
+	cluster, fleet := v.limits.Budget, v.Policy.Fleet
+	spent, free := cluster.spent(v.clusterStarts, v.Now)
+	if !free.IsZero() {
+		return v.waitUntil(CodeBudget, free, over, spent, fmt.Sprint("cluster ", v.Operation.ClusterID), cluster.Window, cluster.Operations, stamp(free), "budget")
+	}
+	all, free := fleet.spent(v.fleetStarts, v.Now)
+	if !free.IsZero() {
+		return v.waitUntil(CodeBudget, free, over, all, "all clusters", fleet.Window, fleet.Operations, stamp(free), "budget of all clusters")
+	}
+	return v.allow(func() string {
+		return fmt.Sprintf("the cluster's: %s; of all clusters: %s", cluster.say(spent), fleet.say(all))
+	})
+}
+
+func (v *view) clusterStarts(starts []time.Time) []time.Time {
+	for i := range v.Record.Active {
+		if s := &v.Record.Active[i]; takesDown(s.Kind) && s.OperationID != v.Operation.OperationID {
+			starts = append(starts, s.Since)
+		}
+	}
+	for i := range v.Record.Recent {
+		e := &v.Record.Recent[i]
+		// What runs again after it had ended is counted as it runs.
+		if takesDown(e.Kind) && e.OperationID != v.Operation.OperationID && !v.Record.holds(e.OperationID) {
+			starts = append(starts, e.Since)
+		}
+	}
+	return starts
+}
+
+func (v *view) fleetStarts(starts []time.Time) []time.Time {
+	for _, t := range v.Fleet.Taken {
+		if t.OperationID != v.Operation.OperationID {
+			starts = append(starts, t.At)
+		}
+	}
+	return starts
+}
+
+// spent is how much of the budget is used up at now and, where that is all of it,
+// when the next share is free; zero: one is free now.
+func (b Budget) spent(of func([]time.Time) []time.Time, now time.Time) (n int, free time.Time) {
+	if b.Operations <= 0 {
+		return 0, time.Time{}
+	}
+	starts := slices.DeleteFunc(of(nil), func(t time.Time) bool { return !t.Add(b.Window).After(now) })
+	if len(starts) < b.Operations {
+		return len(starts), time.Time{}
+	}
+	slices.SortFunc(starts, time.Time.Compare)
+	return len(starts), starts[len(starts)-b.Operations].Add(b.Window)
+}
+
+func (b Budget) say(spent int) string {
+	if b.Operations <= 0 {
+		return "no limit"
+	}
+	return fmt.Sprintf("%d of %d in %s", spent, b.Operations, b.Window)
+}
+
+// takesDown reports whether operations of the kind take a server down.
+func takesDown(k events.Kind) bool { return k != events.Start }
