@@ -326,7 +326,7 @@ func (s site) ready(t *testing.T) {
 	deadline := time.Now().Add(patience)
 	for {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-		_, err := js.KeyValue(ctx, events.ClusterBucket)
+		_, err := js.KeyValue(ctx, events.ControlBucket)
 		cancel()
 		if err == nil {
 			return

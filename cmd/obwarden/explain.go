@@ -99,9 +99,9 @@ func verdictOf(op events.Operation) error {
 	case i < 0:
 		return nil
 	case op.Decision[i].Verdict == string(guard.Wait):
-		return exit(exitGaveUp, nil)
+		return exitError{code: exitGaveUp}
 	case op.Decision[i].Verdict == string(guard.Reject):
-		return exit(exitRejected, nil)
+		return exitError{code: exitRejected}
 	}
 	return nil
 }

@@ -65,6 +65,9 @@ func newList(a app) *cobra.Command {
 			}
 			return nil
 		}
+		for _, p := range pauses(cmd.Context(), c.js) {
+			out.notice(p)
+		}
 		if len(operations) == 0 {
 			out.notice("no operations that match; obwarden watch shows new ones as they come")
 			return nil
@@ -73,6 +76,36 @@ func newList(a app) *cobra.Command {
 		return nil
 	}
 	return cmd
+}
+
+// pauses says what is paused, in a line each. Who cannot read it sees the operations
+// all the same, which say what they wait for.
+func pauses(ctx context.Context, js jetstream.JetStream) []string {
+	bucket, err := js.KeyValue(ctx, events.ControlBucket)
+	if err != nil {
+		return nil
+	}
+	watcher, err := bucket.Watch(ctx, events.PauseKeys)
+	if err != nil {
+		return nil
+	}
+	defer func() { _ = watcher.Stop() }() // the connection is about to end anyway
+	var lines []string
+	for entry := range watcher.Updates() {
+		if entry == nil { // that was all
+			break
+		}
+		cluster, p, err := events.DecodePause(entry.Key(), entry.Value())
+		if err != nil || !p.Paused || entry.Operation() != jetstream.KeyValuePut {
+			continue
+		}
+		what := "all clusters are"
+		if cluster != events.AllClusters {
+			what = fmt.Sprintf("cluster %d is", cluster)
+		}
+		lines = append(lines, fmt.Sprintf("%s paused by %s since %s: %s", what, p.By, p.At.Format(time.RFC3339), p.Reason))
+	}
+	return lines
 }
 
 func (want selection) check(clusterGiven bool) error {
@@ -137,7 +170,7 @@ func (e *entry) add(sequence uint64, tokens []string) {
 	e.cluster, _ = strconv.ParseInt(tokens[5], 10, 64)
 	state := events.State(tokens[7])
 	switch state {
-	case events.Duplicate:
+	case events.Duplicate, events.Approved:
 		return // says nothing of the state
 	case events.Progress, events.Stalled:
 		state = events.Running

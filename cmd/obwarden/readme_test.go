@@ -134,14 +134,17 @@ func TestREADMENamesThePublicSurface(t *testing.T) {
 	t.Parallel()
 	readme := readREADME(t)
 	var names []string
-	for _, s := range append(events.States(), events.Progress, events.Stalled, events.Duplicate) {
+	for _, s := range append(events.States(), events.Progress, events.Stalled, events.Duplicate, events.Approved) {
 		names = append(names, string(s))
 	}
 	names = append(names, jsonFields(reflect.TypeFor[events.Request]())...)
 	names = append(names, jsonFields(reflect.TypeFor[events.Operation]())...)
+	for _, verb := range events.Verbs() {
+		names = append(names, string(verb))
+	}
 	names = append(names, codes(t)...)
 	names = append(names, web.MetricsPath, web.HealthyPath, web.ReadyPath,
-		events.RequestStream, events.OperationStream, events.ClusterBucket, events.OperationSchema, events.IdempotencyKeyHeader)
+		events.RequestStream, events.OperationStream, events.ClusterBucket, events.ControlBucket, events.OperationSchema, events.IdempotencyKeyHeader)
 	for _, name := range names {
 		if !strings.Contains(readme, "`"+name+"`") {
 			t.Errorf("the README does not name `%s`", name)
@@ -176,13 +179,18 @@ func jsonFields(t reflect.Type) []string {
 	return names
 }
 
-// codes are the values of all constants of package agent that are called Code….
+// codes are the values of all constants of packages agent and guard that are called Code….
 func codes(t *testing.T) []string {
 	t.Helper()
 	files, err := filepath.Glob("../../agent/*.go")
 	if err != nil {
 		t.Fatal(err)
 	}
+	inGuard, err := filepath.Glob("../../agent/guard/*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files = append(files, inGuard...)
 	var values []string
 	for _, file := range files {
 		parsed, err := parser.ParseFile(token.NewFileSet(), file, nil, 0)
@@ -200,8 +208,8 @@ func codes(t *testing.T) []string {
 			return true
 		})
 	}
-	if len(values) < 10 {
-		t.Fatalf("found %d codes in package agent", len(values))
+	if len(values) < 20 {
+		t.Fatalf("found %d codes in packages agent and guard", len(values))
 	}
 	return values
 }
