@@ -163,6 +163,20 @@ func withoutTopology(op events.Operation, err error, now time.Time) Decided {
 	}}}
 }
 
+// keepSlot puts the slot of an operation back that is under way, should the record
+// have been lost.
+func (a *Agent) keepSlot(ctx context.Context, op events.Operation) error {
+	record := a.slots.record(op.ClusterID)
+	if op.State != events.Submitting && op.State != events.Running || record.Holds(op.OperationID, 0) {
+		return nil
+	}
+	return a.slots.update(ctx, op.ClusterID, func(record *guard.Record) bool {
+		return !record.Holds(op.OperationID, 0) && record.Take(guard.Slot{
+			OperationID: op.OperationID, Kind: op.Kind, ServerID: op.ServerID, Since: op.SubmittedAt, Steps: op.Steps - 1,
+		})
+	})
+}
+
 // giveBack takes out of the cluster's record what an operation holds that has
 // ended or waits again, and counts how it ended.
 func (a *Agent) giveBack(ctx context.Context, op events.Operation) error {

@@ -340,3 +340,71 @@ func (r *rig) setUpBuckets() {
 		r.t.Fatal(err)
 	}
 }
+
+func TestTheSlotOfWhatIsUnderWaySurvivesTheLossOfTheRecord(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, ocpsim.Config{Speed: 40})
+	stop := r.agent()
+	r.stop("k", 1, 2)
+	r.awaitToken("k", events.Running)
+	bucket, err := r.js.KeyValue(t.Context(), events.ClusterBucket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	if err := bucket.Purge(t.Context(), clusterKey(1)); err != nil {
+		t.Fatal(err)
+	}
+	r.agent()
+	r.awaitRecord(1, func(record guard.Record) bool { return record.Holds(events.OperationID("k"), 0) })
+	r.awaitEnd("k", events.Succeeded)
+	r.awaitRecord(1, func(record guard.Record) bool { return len(record.Active) == 0 })
+}
+
+func TestTheBudgetOfAllClustersHoldsForAllAgents(t *testing.T) {
+	t.Parallel()
+	clusters, err := ocpsim.Grid(8, 3, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := newRig(t, ocpsim.Config{Clusters: clusters})
+	r.policy = laxPolicy()
+	r.policy.Fleet = guard.Budget{Operations: 3, Window: time.Hour}
+	for i := range 3 {
+		r.machine.Agent = fmt.Sprint("agent", i)
+		r.agent()
+	}
+	for _, c := range clusters {
+		r.stop(fmt.Sprint("k", c.ID), c.ID, c.Zones[0].Servers[0].ID)
+	}
+	ended := map[string]bool{}
+	waits := map[string]bool{}
+	r.await("three ends and five that wait", func(e events.Event) bool {
+		switch {
+		case e.Token == events.Succeeded:
+			ended[e.OperationID] = true
+		case e.Token == events.Waiting && e.Reason.Code == guard.CodeBudget:
+			waits[e.OperationID] = true
+		}
+		return len(ended) == 3 && len(waits) == 5
+	})
+	r.wantPosts(3)
+}
+
+func TestANewerRequestSupersedesOneThatWaits(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, ocpsim.Config{Speed: 30})
+	r.policy = laxPolicy()
+	r.policy.Limits.Supersede = true
+	r.agent()
+	r.stop("long", 1, 1)
+	r.awaitToken("long", events.Running)
+	r.stop("older", 1, 3)
+	r.awaitReason("older", guard.CodeClusterBusy)
+	r.stop("newer", 1, 3)
+	if op := r.awaitEnd("older", events.Cancelled); op.Reason.Code != guard.CodeSuperseded {
+		t.Errorf("got %+v, want %s", op.Reason, guard.CodeSuperseded)
+	}
+	r.awaitEnd("newer", events.Succeeded)
+	r.wantPosts(2)
+}

@@ -223,6 +223,9 @@ func (a *Agent) resume(ctx context.Context, h *held, msg jetstream.Msg) error {
 	if err := a.step(ctx, h, Resumed{}); err != nil {
 		return err
 	}
+	if err := a.keepSlot(ctx, h.entry.Operation); err != nil {
+		return err
+	}
 	a.logOf(h).Info("operation taken up", "n", h.entry.Operation.N, "state", h.entry.Operation.State, "do", h.do)
 	return nil
 }
