@@ -124,7 +124,7 @@ func cooledDown(v *view) Decision {
 	undoes := v.Operation.Kind == events.Start && server != nil && server.Kind == events.Stop
 	for i := range v.Record.Recent {
 		e := &v.Record.Recent[i]
-		if !e.Succeeded && e.OperationID != v.Operation.OperationID && !(undoes && e == server) {
+		if !e.Succeeded && e.OperationID != v.Operation.OperationID && (!undoes || e != server) {
 			failure = later(failure, e)
 		}
 	}
