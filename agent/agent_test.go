@@ -194,7 +194,12 @@ func (r *rig) operate(kind events.Kind, key string, cluster, server int64) {
 // of the same operation up to it.
 func (r *rig) await(what string, match func(events.Event) bool) []events.Event {
 	r.t.Helper()
-	ctx, cancel := context.WithTimeout(r.t.Context(), testPatience)
+	return r.awaitFor(testPatience, what, match)
+}
+
+func (r *rig) awaitFor(patience time.Duration, what string, match func(events.Event) bool) []events.Event {
+	r.t.Helper()
+	ctx, cancel := context.WithTimeout(r.t.Context(), patience)
 	defer cancel()
 	consumer, err := r.js.OrderedConsumer(ctx, events.OperationStream, jetstream.OrderedConsumerConfig{})
 	if err != nil {
