@@ -125,10 +125,8 @@ func TestFaultsAreAllListedWithTheirPlace(t *testing.T) {
 	})
 }
 
-func TestWhatAPolicySaysIsWhatItMeans(t *testing.T) {
-	t.Parallel()
-	p, err := Parse("policy.yaml", []byte(`
-time_intervals:
+// saysMuch is a policy that uses everything there is.
+const saysMuch = `time_intervals:
   - name: night
     time_intervals:
       - times: [{start_time: "01:00", end_time: "05:00"}]
@@ -152,7 +150,11 @@ overrides:
     keep_zones: majority
     budget: {operations: 5}
     windows: {allow: []}
-`))
+`
+
+func TestWhatAPolicySaysIsWhatItMeans(t *testing.T) {
+	t.Parallel()
+	p, err := Parse("policy.yaml", []byte(saysMuch))
 	if err != nil {
 		t.Fatal(err)
 	}

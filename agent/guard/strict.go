@@ -47,8 +47,8 @@ func (fs Faults) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// position is a place in a file. A struct's field of this type receives the place
-// where the struct begins.
+// position is a place in a file. A struct's field At of this type receives the
+// place where the struct begins.
 type position struct{ line, column int }
 
 func positionOf(t *token.Token) position {
@@ -78,6 +78,10 @@ type document struct {
 // checked is a value with something to say that no single field of it can: what is
 // wrong and what to do, empty where nothing is.
 type checked interface{ fault() string }
+
+// shorthand is a struct that can be written as one word too, which goes to what short
+// points to.
+type shorthand interface{ short() any }
 
 // unmarshaler is what Alertmanager's types and our own of one word implement: they
 // ask for a plain value and make themselves from it.
@@ -231,6 +235,12 @@ func (d *document) value(node ast.Node, v reflect.Value) bool {
 		d.custom(node, custom)
 		return len(d.faults) == before
 	}
+	if s, ok := v.Addr().Interface().(shorthand); ok && isScalar(node) {
+		d.value(node, reflect.ValueOf(s.short()).Elem())
+		mark(v, at)
+		d.check(v, at, before)
+		return len(d.faults) == before
+	}
 	switch v.Kind() {
 	case reflect.Pointer:
 		v.Set(reflect.New(v.Type().Elem()))
@@ -244,12 +254,22 @@ func (d *document) value(node ast.Node, v reflect.Value) bool {
 	default:
 		d.scalar(node, v)
 	}
+	d.check(v, at, before)
+	return len(d.faults) == before
+}
+
+// check asks a value that is without faults so far what it has to say.
+func (d *document) check(v reflect.Value, at position, before int) {
 	if c, ok := v.Addr().Interface().(checked); ok && len(d.faults) == before {
 		if fault := c.fault(); fault != "" {
 			d.faultf(at, "%s", fault)
 		}
 	}
-	return len(d.faults) == before
+}
+
+func isScalar(node ast.Node) bool {
+	_, scalar := node.(ast.ScalarNode)
+	return scalar
 }
 
 // custom lets a type make itself from a plain value. What it objects to stands here.
@@ -275,10 +295,8 @@ func (d *document) mapping(node ast.Node, v reflect.Value) {
 		return
 	}
 	fields := map[string]reflect.StructField{}
+	mark(v, place(node))
 	for _, f := range reflect.VisibleFields(v.Type()) {
-		if f.Type == reflect.TypeFor[position]() {
-			*v.FieldByIndex(f.Index).Addr().Interface().(*position) = place(node)
-		}
 		if name := fieldName(f); name != "" {
 			fields[name] = f
 		}
@@ -299,6 +317,12 @@ func (d *document) mapping(node ast.Node, v reflect.Value) {
 		if !said[name] && fields[name].Tag.Get("required") == "true" {
 			d.faultf(place(node), "%s is missing; add it", name)
 		}
+	}
+}
+
+func mark(v reflect.Value, at position) {
+	if field := v.FieldByName("At"); field.IsValid() {
+		*field.Addr().Interface().(*position) = at
 	}
 }
 
@@ -398,7 +422,7 @@ func (d *document) scalar(node ast.Node, v reflect.Value) {
 	}
 	switch v.Kind() {
 	case reflect.String:
-		if _, scalar := node.(ast.ScalarNode); scalar && !isText {
+		if isScalar(node) && !isText {
 			d.faultf(at, "must be text, is %s; put it in quotes", kindOf(node))
 		} else if !isText {
 			d.faultf(at, "must be text, is %s", kindOf(node))
