@@ -261,9 +261,13 @@ func (t Ticket) Stale(last events.Operation) bool {
 
 // Take gives an operation its share of the budget, from now on.
 func (f *Fleet) Take(operationID string, now time.Time) bool {
-	f.Give(operationID)
-	f.Taken = append(slices.Clip(f.Taken), Taken{OperationID: operationID, At: now.UTC()})
-	f.Taken = f.Taken[max(0, len(f.Taken)-maxTaken):]
+	taken := slices.DeleteFunc(slices.Clone(f.Taken), func(t Taken) bool { return t.OperationID == operationID })
+	taken = append(taken, Taken{OperationID: operationID, At: now.UTC()})
+	taken = taken[max(0, len(taken)-maxTaken):]
+	if slices.Equal(taken, f.Taken) {
+		return false
+	}
+	f.Taken = taken
 	return true
 }
 
