@@ -369,7 +369,7 @@ func (t *policyTest) question(policy *Policy, c testCase) *Question {
 		q.Operation.Approvals = append(q.Operation.Approvals, events.Approval{By: string(a.By), At: now.Add(-time.Duration(a.Ago))})
 	}
 	if p := t.Paused; p != nil {
-		pause := Pause{Paused: true, By: cmp.Or(p.By, "somebody"), Reason: cmp.Or(p.Reason, "the test says so"), At: time.Time(t.Now)}
+		pause := events.Pause{Paused: true, By: cmp.Or(p.By, "somebody"), Reason: cmp.Or(p.Reason, "the test says so"), At: time.Time(t.Now)}
 		if p.All {
 			q.Control.All = pause
 		} else {

@@ -88,7 +88,7 @@ func (d *demo) run(ctx context.Context) (err error) {
 	group, ctx := errgroup.WithContext(ctx)
 	running := make(chan started, 1)
 	group.Go(func() error { return d.sim.Serve(ctx, listener) })
-	group.Go(func() error { return runAgent(ctx, config, log, func(s started) { running <- s }) })
+	group.Go(func() error { return runAgent(ctx, config, log, nil, func(s started) { running <- s }) })
 	group.Go(func() error {
 		select {
 		case <-ctx.Done():

@@ -8,10 +8,12 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"os/signal"
 	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"text/tabwriter"
 	"time"
 
@@ -24,7 +26,6 @@ import (
 	"golang.org/x/term"
 
 	"obwarden/agent"
-	"obwarden/agent/guard"
 	"obwarden/agent/ocp"
 	"obwarden/agent/web"
 	"obwarden/events"
@@ -52,10 +53,13 @@ func newRun(a app) *cobra.Command {
 				return exit(exitUsage, err)
 			}
 			log := newLogger(a.stderr, c)
+			hangups := make(chan os.Signal, 1)
+			signal.Notify(hangups, syscall.SIGHUP)
+			defer signal.Stop(hangups)
 			for _, name := range unknownVariables(a.environ) {
 				log.Warn("no such variable, it has no effect; `obwarden run --help` lists all", "variable", name)
 			}
-			return runAgent(cmd.Context(), c, log, nil)
+			return runAgent(cmd.Context(), c, log, hangups, nil)
 		},
 	}
 }
@@ -68,8 +72,13 @@ type started struct {
 }
 
 // runAgent runs an agent until ctx ends, with its NATS server where none is
-// configured. running, if not nil, is called once requests are taken.
-func runAgent(ctx context.Context, c Config, log *slog.Logger, running func(started)) (err error) {
+// configured. At each hangup it reads its policy anew. running, if not nil, is called
+// once requests are taken.
+func runAgent(ctx context.Context, c Config, log *slog.Logger, hangups <-chan os.Signal, running func(started)) (err error) {
+	policy, err := c.policy()
+	if err != nil {
+		return exit(exitUsage, err)
+	}
 	listener, err := net.Listen("tcp", c.HTTPListen)
 	if err != nil {
 		return fmt.Errorf("HTTP listen address: %w; free it, or choose another OBWARDEN_HTTP_LISTEN", err)
@@ -111,7 +120,7 @@ func runAgent(ctx context.Context, c Config, log *slog.Logger, running func(star
 	a = agent.New(agent.Config{
 		JetStream: js, Streams: streams, OCP: client, Metrics: m, Log: log,
 		Machine: agent.Machine{Agent: hostname(), Settle: c.Settle, StallAfter: c.StallAfter, PollMin: c.PollMin, PollMax: c.PollMax, Refresh: c.Retention / 3},
-		Policy:  &guard.Policy{Hash: "default", Limits: guard.Limits{MaxConcurrent: 1}},
+		Policy:  policy,
 		AckWait: c.AckWait,
 		// A call must be over well before anybody may take it for lost.
 		Timeout: min(c.OCPTimeout, c.Settle/2),
@@ -128,6 +137,11 @@ func runAgent(ctx context.Context, c Config, log *slog.Logger, running func(star
 	group.Go(func() error { return web.Serve(ctx, listener, handler) })
 	group.Go(func() error { return a.Run(ctx) })
 	group.Go(func() error { keepInventory(ctx, client, streams.Control, c, log); return nil })
+	group.Go(func() error {
+		w := policyWatch{file: c.PolicyFile, taken: policy.Hash, apply: a.SetPolicy, reloaded: func(error) {}, log: log}
+		w.run(ctx, hangups)
+		return nil
+	})
 	group.Go(func() error { return watchReady(ctx, ready, c.NATSURL == "", log) })
 	log.Info("ready", "version", version(), "nats", nc.ConnectedUrlRedacted(), "http", "http://"+listener.Addr().String(), "ocp", c.OCPURL)
 	if running != nil {
