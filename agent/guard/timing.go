@@ -2,6 +2,7 @@ package guard
 
 import (
 	"fmt"
+	"iter"
 	"slices"
 	"time"
 
@@ -189,43 +190,49 @@ func withinBudget(v *view) Decision {
 	})
 }
 
-func (v *view) clusterStarts(starts []time.Time) []time.Time {
+// clusterStarts are when operations that take servers of the cluster down began,
+// without this one.
+func (v *view) clusterStarts(yield func(time.Time) bool) {
 	for i := range v.Record.Active {
-		if s := &v.Record.Active[i]; takesDown(s.Kind) && s.OperationID != v.Operation.OperationID {
-			starts = append(starts, s.Since)
+		if s := &v.Record.Active[i]; takesDown(s.Kind) && s.OperationID != v.Operation.OperationID && !yield(s.Since) {
+			return
 		}
 	}
 	for i := range v.Record.Recent {
 		e := &v.Record.Recent[i]
 		// What runs again after it had ended is counted as it runs.
-		if takesDown(e.Kind) && e.OperationID != v.Operation.OperationID && !v.Record.holds(e.OperationID) {
-			starts = append(starts, e.Since)
+		if takesDown(e.Kind) && e.OperationID != v.Operation.OperationID && !v.Record.holds(e.OperationID) && !yield(e.Since) {
+			return
 		}
 	}
-	return starts
 }
 
-func (v *view) fleetStarts(starts []time.Time) []time.Time {
-	for _, t := range v.Fleet.Taken {
-		if t.OperationID != v.Operation.OperationID {
-			starts = append(starts, t.At)
+// fleetStarts are the same of all clusters.
+func (v *view) fleetStarts(yield func(time.Time) bool) {
+	for i := range v.Fleet.Taken {
+		if t := &v.Fleet.Taken[i]; t.OperationID != v.Operation.OperationID && !yield(t.At) {
+			return
 		}
 	}
-	return starts
 }
 
 // spent is how much of the budget is used up at now and, where that is all of it,
 // when the next share is free; zero: one is free now.
-func (b Budget) spent(of func([]time.Time) []time.Time, now time.Time) (n int, free time.Time) {
+func (b Budget) spent(starts iter.Seq[time.Time], now time.Time) (n int, free time.Time) {
 	if b.Operations <= 0 {
 		return 0, time.Time{}
 	}
-	starts := slices.DeleteFunc(of(nil), func(t time.Time) bool { return !t.Add(b.Window).After(now) })
-	if len(starts) < b.Operations {
-		return len(starts), time.Time{}
+	over := now.Add(-b.Window)
+	for at := range starts {
+		if at.After(over) {
+			n++
+		}
 	}
-	slices.SortFunc(starts, time.Time.Compare)
-	return len(starts), starts[len(starts)-b.Operations].Add(b.Window)
+	if n < b.Operations {
+		return n, time.Time{}
+	}
+	lately := slices.SortedFunc(starts, time.Time.Compare)
+	return n, lately[len(lately)-b.Operations].Add(b.Window)
 }
 
 func (b Budget) say(spent int) string {
