@@ -177,10 +177,11 @@ func (v *view) onHost(id int64) bool {
 	})
 }
 
-// containsFold reports whether s has word in it, whatever the case of ASCII letters.
+// containsFold reports whether s has word, which is lower case, in it, whatever the
+// case of ASCII letters in s.
 func containsFold(s, word string) bool {
 	for i := 0; i+len(word) <= len(s); i++ {
-		if strings.EqualFold(s[i:i+len(word)], word) {
+		if s[i]|0x20 == word[0] && strings.EqualFold(s[i:i+len(word)], word) {
 			return true
 		}
 	}

@@ -200,6 +200,7 @@ func decisionCases() []decisionCase {
 		{name: "an attempt that did not arrive", set: sets{func(q *Question) { q.Operation.Attempt = 2 }}, verdict: allow},
 
 		{name: "no such server", set: sets{target(9)}, verdict: Reject, rule: "target", code: CodeNotFound, says: "[1 2 3 4 5 6]"},
+		{name: "no such server among many", set: sets{target(99), func(q *Question) { q.Facts.Zones = zones(5, 5) }}, verdict: Reject, rule: "target", code: CodeNotFound, says: "20] and 5 more"},
 		{name: "no servers at all", set: sets{func(q *Question) { q.Facts.Zones = nil }}, verdict: Reject, rule: "target", code: CodeNotFound},
 		{name: "no such server in a cluster that is paused and busy", set: sets{target(9), slot("o", events.Stop, 1, "zone1"), func(q *Question) { q.Control.All.Paused = true }},
 			verdict: Reject, rule: "target", code: CodeNotFound},
@@ -218,13 +219,15 @@ func decisionCases() []decisionCase {
 		{name: "denied by source", set: sets{deny("source", "nats")}, verdict: Reject, rule: "deny", code: CodeDenied},
 		{name: "denied by the request's label", set: sets{deny("team", "db")}, verdict: Reject, rule: "deny", code: CodeDenied},
 		{name: "a label that is not there is empty", set: sets{deny("ticket", "")}, verdict: Reject, rule: "deny", code: CodeDenied},
+		{name: "denied without a reason", set: sets{deny("cluster", "trade"), func(q *Question) { q.Policy.Deny[0].Reason = "" }}, verdict: Reject, rule: "deny", code: CodeDenied, says: "gives no reason"},
+		{name: "no address is known", set: sets{deny("server", ""), func(q *Question) { server(q, 2).IP = "" }}, verdict: Reject, rule: "deny", code: CodeDenied},
 		{name: "a denial of others", set: sets{deny("cluster", "pay")}, verdict: allow},
 		{name: "a retry is denied too", set: sets{retry, deny("cluster", "trade")}, verdict: Reject, rule: "deny", code: CodeDenied},
 
 		{name: "all paused", set: sets{func(q *Question) {
-			q.Control.All = Pause{Paused: true, By: "ann", Reason: "moving racks", At: now}
+			q.Control.All = events.Pause{Paused: true, By: "ann", Reason: "moving racks", At: now}
 		}}, verdict: Wait, rule: "pause", code: CodePaused, says: "by ann since 2026-11-24 22:00:00Z: moving racks; lift it with obwarden resume"},
-		{name: "the cluster paused", set: sets{func(q *Question) { q.Control.Cluster = Pause{Paused: true, By: "ann", At: now} }},
+		{name: "the cluster paused", set: sets{func(q *Question) { q.Control.Cluster = events.Pause{Paused: true, By: "ann", At: now} }},
 			verdict: Wait, rule: "pause", code: CodePaused, says: "cluster 1 is paused by ann"},
 		{name: "a pause names what lifts it", set: sets{func(q *Question) { q.Control.Cluster.Paused = true }}, verdict: Wait, rule: "pause", code: CodePaused, says: "obwarden resume 1"},
 		{name: "a pause holds up a start and a retry too", set: sets{retry, kind(events.Start), func(q *Question) { q.Control.Cluster.Paused = true }}, verdict: Wait, rule: "pause", code: CodePaused},
@@ -244,6 +247,8 @@ func decisionCases() []decisionCase {
 		{name: "a task on the server in an unknown status", set: sets{concurrent(2), task(ocp.Task{Name: "Stop OB server", Status: "PAUSED", ServerIDs: []int64{2}})}, verdict: Wait, rule: "server_in_ocp", code: CodeServerBusy},
 		{name: "a task on the server's host", set: sets{concurrent(2), task(ocp.Task{Name: "Stop OB server", HostID: 1002})}, verdict: Wait, rule: "server_in_ocp", code: CodeServerBusy},
 		{name: "a task on the server that has an unknown name", set: sets{concurrent(2), task(ocp.Task{Name: "重启", ServerIDs: []int64{2}})}, verdict: Wait, rule: "server_in_ocp", code: CodeServerBusy},
+		{name: "a task on the server's host that has an unknown name", set: sets{concurrent(2), task(ocp.Task{Name: "重启", HostID: 1002})}, verdict: Wait, rule: "server_in_ocp", code: CodeServerBusy},
+		{name: "a task on a host that is none of the cluster's", set: sets{task(ocp.Task{Name: "重启", HostID: 7})}, verdict: allow},
 		{name: "a task on the server's zone", set: sets{concurrent(2), task(ocp.Task{Name: "Restart OB zone", ZoneName: "zone1"})}, verdict: Wait, rule: "server_in_ocp", code: CodeServerBusy},
 		{name: "a task that has succeeded", set: sets{task(ocp.Task{Name: "Stop OB server", Status: ocp.StatusSuccessful, ServerIDs: []int64{2}})}, verdict: allow},
 		{name: "a task of another cluster", set: sets{task(ocp.Task{Name: "Stop OB server", ClusterID: 9, ServerIDs: []int64{2}})}, verdict: allow},
@@ -286,6 +291,7 @@ func decisionCases() []decisionCase {
 		{name: "somebody's stop, no task shown", set: sets{status(1, "STOPPING"), func(q *Question) { q.Facts.TasksHidden = true }}, verdict: Wait, rule: "cluster_in_ocp", code: CodeClusterBusy, says: "server 1 is STOPPING in OCP"},
 		{name: "an upgrade of the cluster", set: sets{concurrent(9), task(ocp.Task{Name: "Upgrade OB cluster"})}, verdict: Wait, rule: "cluster_in_ocp", code: CodeClusterBusy},
 		{name: "a switchover", set: sets{concurrent(9), task(ocp.Task{Name: "Switchover"})}, verdict: Wait, rule: "cluster_in_ocp", code: CodeClusterBusy},
+		{name: "the cluster is taken over", set: sets{concurrent(9), task(ocp.Task{Name: "Take over OB cluster"})}, verdict: Wait, rule: "cluster_in_ocp", code: CodeClusterBusy},
 		{name: "a server is added", set: sets{concurrent(9), task(ocp.Task{Name: "Add OB server"})}, verdict: Wait, rule: "cluster_in_ocp", code: CodeClusterBusy},
 		{name: "a stop that does not say of what", set: sets{concurrent(9), task(ocp.Task{Name: "Stop OB server"})}, verdict: Wait, rule: "cluster_in_ocp", code: CodeClusterBusy},
 		{name: "a failed task that does not say of what", set: sets{task(ocp.Task{Name: "Stop OB server", Status: ocp.StatusFailed})}, verdict: allow},
@@ -325,6 +331,7 @@ func decisionCases() []decisionCase {
 		{name: "the database sees a zone inactive", set: sets{func(q *Question) { q.Facts.Zones[1].InnerStatus = "INACTIVE" }}, verdict: Reject, rule: "majority", code: CodeMajorityAtRisk},
 		{name: "the zones' own words are not shown", set: sets{func(q *Question) { q.Facts.Zones[1].InnerStatus, q.Facts.Zones[1].Status = "", "" }}, verdict: allow},
 		{name: "a zone is stopped for OCP", set: sets{zoneStatus(2, "STOPPED")}, verdict: Reject, rule: "majority", code: CodeMajorityAtRisk},
+		{name: "a zone is on its way for OCP", set: sets{concurrent(2), manyZones(), zoneStatus(2, "OPERATING")}, verdict: Wait, rule: "majority", code: CodeMajorityAtRisk},
 		{name: "a zone does not show all servers", set: sets{func(q *Question) { q.Facts.Zones[1].ServerCount = 3 }}, verdict: Reject, rule: "majority", code: CodeMajorityAtRisk},
 		{name: "a zone shows no server", set: sets{func(q *Question) { q.Facts.Zones[1].Servers, q.Facts.Zones[1].ServerCount = nil, 0 }}, verdict: Reject, rule: "majority", code: CodeMajorityAtRisk},
 		{name: "a deleted server costs nothing", set: sets{status(3, "DELETED")}, verdict: allow},
@@ -360,6 +367,7 @@ func decisionCases() []decisionCase {
 		{name: "force without an approval", set: sets{force}, verdict: Wait, rule: "approval", code: CodeNeedsApproval, says: "anybody but who asked may give it with obwarden approve me"},
 		{name: "force with an approval", set: sets{force, approvedBy("bob", ago(59*time.Minute))}, verdict: allow},
 		{name: "force with an approval of an hour ago", set: sets{force, approvedBy("bob", ago(time.Hour))}, verdict: Wait, rule: "approval", code: CodeNeedsApproval, says: "that of bob expired"},
+		{name: "a rule that does not say for how long approvals count", set: sets{needsApproval(), approvedBy("bob", ago(59*time.Minute)), func(q *Question) { q.Policy.Approvals[0].Expires = 0 }}, verdict: allow},
 		{name: "force approved by who asked", set: sets{force, approvedBy("ann", ago(0))}, verdict: Wait, rule: "approval", code: CodeNeedsApproval},
 		{name: "the policy asks for an approval", set: sets{needsApproval("bob", "carl")}, verdict: Wait, rule: "approval", code: CodeNeedsApproval, says: "bob, carl"},
 		{name: "approved by who may", set: sets{needsApproval("bob", "carl"), approvedBy("carl", ago(29*time.Minute))}, verdict: allow},

@@ -41,7 +41,7 @@ const Majority = -1
 
 // Cooldown is how long nothing is done after something was.
 type Cooldown struct {
-	Server  time.Duration // after an operation on the same server
+	Server  time.Duration // after an operation of the same kind on the same server
 	Zone    time.Duration // after an operation in the same zone
 	Failure time.Duration // after a failure in the cluster
 }

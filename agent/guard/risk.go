@@ -83,8 +83,6 @@ func (v *view) wholeness(z *ocp.Zone) wholeness {
 		return broken
 	case state == busy: // which is why the zone's own status is what it is
 		return busy
-	case moving(z.Status):
-		return busy
 	case z.Status != "" && z.Status != "RUNNING", z.InnerStatus != "" && z.InnerStatus != "ACTIVE":
 		return broken
 	}

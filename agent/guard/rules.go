@@ -245,23 +245,18 @@ func notDenied(v *view) Decision {
 }
 
 func notPaused(v *view) Decision {
-	for _, p := range []struct {
-		events.Pause
-		what, lift string
-		cluster    int64
-	}{
-		{v.Control.All, "all clusters are paused", "obwarden resume", 0},
-		{v.Control.Cluster, "cluster %d is paused", "obwarden resume %d", v.Operation.ClusterID},
-	} {
-		if !p.Paused {
-			continue
-		}
-		if p.cluster != 0 {
-			p.what, p.lift = fmt.Sprintf(p.what, p.cluster), fmt.Sprintf(p.lift, p.cluster)
-		}
-		return v.wait(CodePaused, askPeopleAfter, "%s by %s since %s: %s; lift it with %s", p.what, or(p.By, "somebody"), stamp(p.At), or(p.Reason, "no reason given"), p.lift)
+	switch cluster := v.Operation.ClusterID; {
+	case v.Control.All.Paused:
+		return v.paused(v.Control.All, "all clusters are", "obwarden resume")
+	case v.Control.Cluster.Paused:
+		return v.paused(v.Control.Cluster, fmt.Sprintf("cluster %d is", cluster), fmt.Sprintf("obwarden resume %d", cluster))
 	}
 	return v.allow(func() string { return "nobody has paused the cluster" })
+}
+
+func (v *view) paused(p events.Pause, what, lift string) Decision {
+	return v.wait(CodePaused, askPeopleAfter, "%s paused by %s since %s: %s; lift it with %s",
+		what, or(p.By, "somebody"), stamp(p.At), or(p.Reason, "no reason given"), lift)
 }
 
 func notFailing(v *view) Decision {

@@ -2,6 +2,7 @@ package guard
 
 import (
 	"fmt"
+	"iter"
 	"slices"
 	"time"
 
@@ -105,10 +106,10 @@ func (l *Limits) nextInside(t time.Time) time.Time {
 	return next
 }
 
-// cooledDown holds no start up that undoes a stop: its server is down, and to leave
-// it so helps nobody.
+// cooledDown keeps the same from being done again and again to a server. It holds no
+// start up that undoes a stop: its server is down, and to leave it so helps nobody.
 func cooledDown(v *view) Decision {
-	var server, zone, failure *Ended
+	var server, again, zone, failure *Ended
 	for i := range v.Record.Recent {
 		e := &v.Record.Recent[i]
 		if e.OperationID == v.Operation.OperationID {
@@ -116,6 +117,9 @@ func cooledDown(v *view) Decision {
 		}
 		if e.ServerID == v.Operation.ServerID {
 			server = later(server, e)
+			if e.Kind == v.Operation.Kind {
+				again = later(again, e)
+			}
 		}
 		if e.Zone == v.zone.Name {
 			zone = later(zone, e)
@@ -130,7 +134,7 @@ func cooledDown(v *view) Decision {
 	}
 	stop := ""
 	if undoes {
-		stop, server, zone = server.OperationID, nil, nil
+		stop, again, zone = server.OperationID, nil, nil
 	}
 	var until time.Time
 	var why string
@@ -139,7 +143,7 @@ func cooledDown(v *view) Decision {
 		length time.Duration
 		what   string
 	}{
-		{server, v.limits.Cooldown.Server, "on the same server"},
+		{again, v.limits.Cooldown.Server, "of the kind on the same server"},
 		{zone, v.limits.Cooldown.Zone, "in the same zone"},
 		{failure, v.limits.Cooldown.Failure, "that failed in the cluster"},
 	} {
@@ -189,43 +193,49 @@ func withinBudget(v *view) Decision {
 	})
 }
 
-func (v *view) clusterStarts(starts []time.Time) []time.Time {
+// clusterStarts are when operations that take servers of the cluster down began,
+// without this one.
+func (v *view) clusterStarts(yield func(time.Time) bool) {
 	for i := range v.Record.Active {
-		if s := &v.Record.Active[i]; takesDown(s.Kind) && s.OperationID != v.Operation.OperationID {
-			starts = append(starts, s.Since)
+		if s := &v.Record.Active[i]; takesDown(s.Kind) && s.OperationID != v.Operation.OperationID && !yield(s.Since) {
+			return
 		}
 	}
 	for i := range v.Record.Recent {
 		e := &v.Record.Recent[i]
 		// What runs again after it had ended is counted as it runs.
-		if takesDown(e.Kind) && e.OperationID != v.Operation.OperationID && !v.Record.holds(e.OperationID) {
-			starts = append(starts, e.Since)
+		if takesDown(e.Kind) && e.OperationID != v.Operation.OperationID && !v.Record.holds(e.OperationID) && !yield(e.Since) {
+			return
 		}
 	}
-	return starts
 }
 
-func (v *view) fleetStarts(starts []time.Time) []time.Time {
-	for _, t := range v.Fleet.Taken {
-		if t.OperationID != v.Operation.OperationID {
-			starts = append(starts, t.At)
+// fleetStarts are the same of all clusters.
+func (v *view) fleetStarts(yield func(time.Time) bool) {
+	for i := range v.Fleet.Taken {
+		if t := &v.Fleet.Taken[i]; t.OperationID != v.Operation.OperationID && !yield(t.At) {
+			return
 		}
 	}
-	return starts
 }
 
 // spent is how much of the budget is used up at now and, where that is all of it,
 // when the next share is free; zero: one is free now.
-func (b Budget) spent(of func([]time.Time) []time.Time, now time.Time) (n int, free time.Time) {
+func (b Budget) spent(starts iter.Seq[time.Time], now time.Time) (n int, free time.Time) {
 	if b.Operations <= 0 {
 		return 0, time.Time{}
 	}
-	starts := slices.DeleteFunc(of(nil), func(t time.Time) bool { return !t.Add(b.Window).After(now) })
-	if len(starts) < b.Operations {
-		return len(starts), time.Time{}
+	over := now.Add(-b.Window)
+	for at := range starts {
+		if at.After(over) {
+			n++
+		}
 	}
-	slices.SortFunc(starts, time.Time.Compare)
-	return len(starts), starts[len(starts)-b.Operations].Add(b.Window)
+	if n < b.Operations {
+		return n, time.Time{}
+	}
+	lately := slices.SortedFunc(starts, time.Time.Compare)
+	return n, lately[len(lately)-b.Operations].Add(b.Window)
 }
 
 func (b Budget) say(spent int) string {

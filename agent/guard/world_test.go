@@ -56,10 +56,9 @@ type job struct {
 // order is an operation in the journal.
 type order struct {
 	events.Operation
-	job    *job
-	slot   bool // it holds a place: allowed, and not ended
-	given  bool
-	person string
+	job   *job
+	slot  bool // it holds a place: allowed, and not ended
+	given bool
 }
 
 // agent is one of several that decide at the same time. Between its steps anything
@@ -214,7 +213,7 @@ func (w *world) settle(a *agent) {
 	o.N++
 	switch d.Verdict {
 	case Allow:
-		w.check(o)
+		w.check(o, false)
 		o.slot, o.State, o.Attempt, o.SubmittedAt = true, events.Submitting, 1, w.clock
 	case Wait:
 		o.State, o.Reason = events.Waiting, &d.Reason
@@ -230,6 +229,24 @@ func (w *world) settle(a *agent) {
 	}
 }
 
+// retry is a person's: OCP runs the failed task again, if the guard lets it.
+func (w *world) retry(o *order) {
+	d := w.decide(&Question{
+		Policy: w.policy, Control: w.control, Facts: w.facts(), Record: w.record, Operation: o.Operation, Now: w.clock, Retry: true,
+	})
+	if d.Verdict != Allow {
+		return
+	}
+	w.check(o, true)
+	target := w.machine(o.ServerID)
+	w.update(func(r *Record) bool {
+		return r.Take(Slot{OperationID: o.OperationID, Kind: o.Kind, ServerID: o.ServerID, Zone: zoneName(target.zone), Since: w.clock, Steps: o.Steps})
+	})
+	o.slot, o.given, o.State = true, false, events.Running
+	o.job.status = ocp.StatusRunning
+	target.begin(o.Kind)
+}
+
 func (w *world) end(o *order, state events.State) {
 	o.State, o.EndedAt, o.Reason = state, w.clock, nil
 	o.Steps++
@@ -241,7 +258,7 @@ func (w *world) breach(format string, args ...any) {
 }
 
 // check is what must hold at the moment at which o is allowed, before it is done.
-func (w *world) check(o *order) {
+func (w *world) check(o *order, retry bool) {
 	target := w.machine(o.ServerID)
 	held := 0
 	inWork := map[*machine]bool{}
@@ -258,7 +275,7 @@ func (w *world) check(o *order) {
 		if j.status != ocp.StatusRunning {
 			continue
 		}
-		inWork[j.machine] = true
+		inWork[j.machine] = inWork[j.machine] || j.kind != events.Start
 		if j.machine == target {
 			w.breach("%s while OCP's task %d runs on server %d", o.OperationID, j.id, target.id)
 		}
@@ -272,7 +289,6 @@ func (w *world) check(o *order) {
 	if o.Kind == events.Start {
 		return
 	}
-	w.down = append(w.down, w.clock)
 	whole := 0
 	for z := range w.zones {
 		good := z != target.zone
@@ -295,6 +311,10 @@ func (w *world) check(o *order) {
 			w.breach("%s touches zone %d while server %d of zone %d is %s", o.OperationID, target.zone+1, m.id, m.zone+1, m.status)
 		}
 	}
+	if retry { // which has passed these before
+		return
+	}
+	w.down = append(w.down, w.clock)
 	if b := w.policy.Limits.Budget; b.Operations > 0 {
 		lately := 0
 		for _, at := range w.down {
@@ -314,10 +334,17 @@ func (w *world) check(o *order) {
 // start is a task of OCP that begins, for o or, where that is nil, for somebody else.
 func (w *world) start(kind events.Kind, m *machine, o *order) {
 	j := &job{id: int64(1000 + len(w.tasks)), kind: kind, machine: m, order: o, status: ocp.StatusRunning}
-	m.status = map[events.Kind]string{events.Stop: "STOPPING", events.Start: "STARTING", events.Restart: "RESTARTING"}[kind]
+	m.begin(kind)
 	w.tasks = append(w.tasks, j)
 	if o != nil {
 		o.job, o.State, o.Task = j, events.Running, &events.Task{ID: j.id}
+	}
+}
+
+// begin is what the beginning of a task does to its server: what runs, no start takes down.
+func (m *machine) begin(kind events.Kind) {
+	if kind != events.Start || m.status != "RUNNING" {
+		m.status = map[events.Kind]string{events.Stop: "STOPPING", events.Start: "STARTING", events.Restart: "RESTARTING"}[kind]
 	}
 }
 
@@ -329,7 +356,7 @@ func (w *world) finish(j *job, well, halfway bool) {
 		j.status, j.machine.status = ocp.StatusSuccessful, "STOPPED"
 	case well:
 		j.status, j.machine.status = ocp.StatusSuccessful, "RUNNING"
-	case !halfway:
+	case !halfway && moving(j.machine.status):
 		j.machine.status = "UNAVAILABLE"
 	}
 	if j.order != nil {
@@ -352,7 +379,7 @@ func (w *world) give(o *order) {
 }
 
 func (w *world) resume() {
-	w.control.Cluster = Pause{}
+	w.control.Cluster = events.Pause{}
 	w.control.Revision++
 }
 
@@ -394,10 +421,14 @@ func (w *world) act() {
 		}
 	case what < 55:
 		if !deciding {
-			w.control.Cluster = Pause{Paused: true, By: "ann", At: w.clock}
+			w.control.Cluster = events.Pause{Paused: true, By: "ann", At: w.clock}
 		}
 	case what < 58:
 		w.resume()
+	case what < 61:
+		if i := slices.IndexFunc(w.ops, func(o *order) bool { return o.State == events.Failed && o.given }); i >= 0 {
+			w.retry(w.ops[i])
+		}
 	default:
 		w.move(w.agents[w.random.IntN(len(w.agents))])
 	}

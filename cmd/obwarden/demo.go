@@ -44,7 +44,7 @@ func newDemo(a app) *cobra.Command {
 		Short: "See it all at work, with nothing to set up",
 		Long: `Run an agent with an embedded NATS server against a simulated OCP, and play a
 story: a server is stopped, the same request comes again, a faulty one is refused,
-a stop fails. Then everything goes on running, to be tried from another terminal,
+so is one that would cost the majority, a stop fails. Then everything goes on running, to be tried from another terminal,
 until Ctrl-C.`,
 		Args: exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error { return d.run(cmd.Context()) },
@@ -141,16 +141,21 @@ func (d *demo) story(ctx context.Context) error {
 		return err
 	}
 
-	const broken = "Stop observer process"
-	d.say("4  A stop that fails in OCP", fmt.Sprintf("Subtask %q of server 4 will fail. The event names it, with the end of its log.", broken))
-	if err := d.sim.AddFault(ocpsim.Fault{Match: ocpsim.Match{Endpoint: ocpsim.ServerStop, Server: 4}, Action: ocpsim.FailSubtask, Subtask: broken}); err != nil {
-		return err
-	}
-	if err := d.follow(ctx, events.Request{IdempotencyKey: "demo-4", ClusterID: 1, ServerID: 4, Reason: "show a failure", RequestedBy: "demo"}); err != nil {
+	d.say("4  A stop that would be an outage", "Server 2 is down in zone1. Without server 4, in zone2, one whole zone of three would stay: no majority.")
+	if err := d.follow(ctx, events.Request{IdempotencyKey: "demo-4", ClusterID: 1, ServerID: 4, Reason: "an alert fires", RequestedBy: "demo"}); err != nil {
 		return err
 	}
 
-	d.say("5  What Prometheus sees")
+	const broken = "Stop observer process"
+	d.say("5  A stop that fails in OCP", fmt.Sprintf("Subtask %q of server 1 will fail. The event names it, with the end of its log.", broken))
+	if err := d.sim.AddFault(ocpsim.Fault{Match: ocpsim.Match{Endpoint: ocpsim.ServerStop, Server: 1}, Action: ocpsim.FailSubtask, Subtask: broken}); err != nil {
+		return err
+	}
+	if err := d.follow(ctx, events.Request{IdempotencyKey: "demo-5", ClusterID: 1, ServerID: 1, Reason: "show a failure", RequestedBy: "demo"}); err != nil {
+		return err
+	}
+
+	d.say("6  What Prometheus sees")
 	return d.showMetrics(ctx)
 }
 
@@ -203,7 +208,7 @@ func (d *demo) showMetrics(ctx context.Context) error {
 	defer response.Body.Close()
 	lines := bufio.NewScanner(io.LimitReader(response.Body, 8<<20))
 	for lines.Scan() {
-		for _, name := range []string{"requests_total", "operations_total", "operation_duration_seconds_sum", "subtask_failures_total", "journal_append_duration_seconds_count"} {
+		for _, name := range []string{"requests_total", "operations_total", "operation_duration_seconds_sum", "subtask_failures_total", "guard_decisions_total", "journal_append_duration_seconds_count"} {
 			if strings.HasPrefix(lines.Text(), "obwarden_"+name) {
 				d.out.println("  " + lines.Text())
 			}
@@ -221,6 +226,7 @@ func (d *demo) invite() {
 	d.say("All of it goes on running. In another terminal:")
 	for _, command := range []string{
 		env + "go run ./cmd/obwarden start 1 2 --wait",
+		env + "go run ./cmd/obwarden explain stop 1 4",
 		env + "go run ./cmd/obwarden list",
 		env + "go run ./cmd/obwarden watch",
 		"curl " + d.at.HTTP + web.MetricsPath,
