@@ -180,7 +180,7 @@ func (a *Agent) keepSlot(ctx context.Context, op events.Operation) error {
 // giveBack takes out of the cluster's record what an operation holds that has
 // ended or waits again, and counts how it ended.
 func (a *Agent) giveBack(ctx context.Context, op events.Operation) error {
-	return a.slots.update(ctx, op.ClusterID, func(record *guard.Record) bool {
+	return a.slots.updateSurely(ctx, op.ClusterID, func(record *guard.Record) bool {
 		return record.Give(op, a.control.of(op.ClusterID).Revision, time.Now())
 	})
 }
@@ -233,7 +233,12 @@ func (a *Agent) sweepCluster(ctx context.Context, cluster int64, record guard.Re
 			continue
 		}
 		a.Log.Warn("slot without a holder taken out", "operation_id", slot.OperationID, "cluster", cluster, "server", slot.ServerID, "state", last.Operation.State)
-		if err := a.slots.update(ctx, cluster, func(record *guard.Record) bool { return record.Drop(slot) }); err != nil {
+		if err := a.slots.update(ctx, cluster, func(record *guard.Record) bool {
+			if last.Operation.N == 0 {
+				return record.Drop(slot)
+			}
+			return record.Give(last.Operation, a.control.of(cluster).Revision, time.Now()) // what came of it counts
+		}); err != nil {
 			return err
 		}
 	}

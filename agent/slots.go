@@ -91,7 +91,17 @@ func (s *slots) busy() map[int64]guard.Record {
 // time with a later record that it may change; it says whether there is anything to write.
 func (s *slots) update(ctx context.Context, cluster int64, change func(*guard.Record) bool) error {
 	defer s.queue(cluster)()
-	if err := update(ctx, s, clusterKey(cluster), change); err != nil {
+	if err := update(ctx, s, clusterKey(cluster), false, change); err != nil {
+		return fmt.Errorf("record of cluster %d: %w", cluster, err)
+	}
+	return nil
+}
+
+// updateSurely is update for a change that must not be missed because another agent
+// knows more: where there seems to be nothing to write, it looks again.
+func (s *slots) updateSurely(ctx context.Context, cluster int64, change func(*guard.Record) bool) error {
+	defer s.queue(cluster)()
+	if err := update(ctx, s, clusterKey(cluster), true, change); err != nil {
 		return fmt.Errorf("record of cluster %d: %w", cluster, err)
 	}
 	return nil
@@ -99,7 +109,7 @@ func (s *slots) update(ctx context.Context, cluster int64, change func(*guard.Re
 
 // updateFleet changes the record of all clusters, like update.
 func (s *slots) updateFleet(ctx context.Context, change func(*guard.Fleet) bool) error {
-	if err := update(ctx, s, fleetKey, change); err != nil {
+	if err := update(ctx, s, fleetKey, false, change); err != nil {
 		return fmt.Errorf("record of all clusters: %w", err)
 	}
 	return nil
@@ -111,7 +121,7 @@ func (s *slots) queue(cluster int64) (unlock func()) {
 	return lock.Unlock
 }
 
-func update[T any](ctx context.Context, s *slots, key string, change func(*T) bool) error {
+func update[T any](ctx context.Context, s *slots, key string, sure bool, change func(*T) bool) error {
 	known := s.latest(key)
 	for {
 		value, revision, err := decodeKnown[T](known)
@@ -119,7 +129,14 @@ func update[T any](ctx context.Context, s *slots, key string, change func(*T) bo
 			return err
 		}
 		if !change(&value) {
-			return nil
+			if !sure {
+				return nil
+			}
+			sure = false
+			if known, err = s.read(ctx, key); err != nil {
+				return err
+			}
+			continue
 		}
 		encoded, err := json.Marshal(value)
 		if err != nil {
@@ -133,6 +150,7 @@ func update[T any](ctx context.Context, s *slots, key string, change func(*T) bo
 		if !errors.Is(err, jetstream.ErrKeyExists) {
 			return fmt.Errorf("write: %w", err)
 		}
+		sure = false
 		if known, err = s.read(ctx, key); err != nil {
 			return err
 		}

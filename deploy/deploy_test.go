@@ -32,7 +32,7 @@ const patience = 30 * time.Second
 // options reads a configuration as nats-server would.
 func options(t *testing.T, file string) *server.Options {
 	t.Helper()
-	for _, user := range []string{"AGENT", "REQUESTER", "READER"} {
+	for _, user := range []string{"AGENT", "REQUESTER", "OPERATOR", "READER"} {
 		t.Setenv("OBWARDEN_"+user+"_PASSWORD", "secretOf"+user)
 	}
 	o, err := server.ProcessConfigFile(filepath.Join("nats", file))
@@ -382,6 +382,45 @@ func TestRequester(t *testing.T) {
 	}
 	requester.mustNotSubscribe(events.EventSubjects)
 	requester.mustNotSubscribe(events.TargetRequestSubjects)
+}
+
+func TestOperator(t *testing.T) {
+	url := natsServer(t)
+	agent, operator := connect(t, url, "agent"), connect(t, url, "operator")
+	streams := agent.openStreams()
+	if err := (events.Inventory{Clusters: []events.KnownCluster{{ID: 1, Name: "obtest"}}, At: time.Now()}).Write(t.Context(), streams.Control); err != nil {
+		t.Fatal(err)
+	}
+	bucket, err := operator.js.KeyValue(t.Context(), events.ControlBucket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if known, err := events.ReadInventory(t.Context(), bucket); err != nil || len(known.Clusters) != 1 {
+		t.Errorf("got %+v, %v, want the clusters that there are", known, err)
+	}
+	for _, paused := range []bool{true, false} {
+		if err := events.SetPause(t.Context(), bucket, 7, events.Pause{Paused: paused, By: "ann", At: time.Now()}); err != nil {
+			t.Errorf("pause %v: %v", paused, err)
+		}
+	}
+	order := events.OrderTo(events.Approve, accepted(1).Operation)
+	if _, err := order.Publish(t.Context(), operator.js); err != nil {
+		t.Errorf("approve: %v", err)
+	}
+	operator.mustHaveBeenAllowed()
+	agent.mustHaveBeenAllowed()
+	agent.mustNotPublish("$KV.OB_CONTROL.pause.all")
+	for _, forbidden := range []string{
+		events.TargetRequestSubject(events.Stop, 1, 2),
+		"ob.server.stop.approve.id.2.1",
+		"ob.server.stop.cancel.id.1.2",
+		"$KV.OB_CONTROL.clusters",
+		"$KV.OB_CLUSTERS.1",
+		"$JS.API.STREAM.DELETE.KV_OB_CONTROL",
+		"$JS.API.STREAM.PURGE.KV_OB_CONTROL",
+	} {
+		operator.mustNotPublish(forbidden)
+	}
 }
 
 // An answer can be sent to any subject, whatever the user may publish on: it must

@@ -17,7 +17,7 @@ func busyQuestion() *Question {
 	q := question()
 	q.Facts.Zones = zones(5, 20)
 	for _, set := range (sets{
-		concurrent(3), slot("a", events.Stop, 3, "zone1"), slot("b", events.Restart, 4, "zone1"), status(3, "STOPPING"), zoneStatus(1, "OPERATING"),
+		concurrent(3), slot("a", events.Stop, 3, "zone1"), slot("b", events.Restart, 4, "zone1"), serverStatus(3, "STOPPING"), zoneStatus(1, "OPERATING"),
 		task(ocp.Task{ID: 1, Name: "Stop OB server", ServerIDs: []int64{3}, ZoneName: "zone1"}),
 		task(ocp.Task{ID: 2, Name: "Backup cluster data"}), task(ocp.Task{ID: 3, Name: "Generate workload report"}),
 		task(ocp.Task{ID: 4, Name: "Stop OB server", Status: ocp.StatusFailed, ServerIDs: []int64{90}, ZoneName: "zone5"}),
@@ -27,8 +27,8 @@ func busyQuestion() *Question {
 		func(q *Question) {
 			q.Policy.Fleet = Budget{Operations: 500, Window: time.Hour}
 			q.Policy.Override = []Override{
-				{matchers("cluster", labels.MatchRegexp, "tr.*"), func(l *Limits) { l.PauseAfterFailures = 9 }},
-				{matchers("cluster", labels.MatchRegexp, "pay.*"), func(l *Limits) { l.MaxConcurrent = 1 }},
+				{matching("cluster", labels.MatchRegexp, "tr.*"), func(l *Limits) { l.PauseAfterFailures = 9 }},
+				{matching("cluster", labels.MatchRegexp, "pay.*"), func(l *Limits) { l.MaxConcurrent = 1 }},
 			}
 		},
 	}) {

@@ -62,7 +62,7 @@ func server(q *Question, id int64) *ocp.Server {
 	panic("no such server")
 }
 
-func status(id int64, status string) func(*Question) {
+func serverStatus(id int64, status string) func(*Question) {
 	return func(q *Question) {
 		s := server(q, id)
 		s.Status = status
@@ -76,7 +76,7 @@ func zoneStatus(zone int, status string) func(*Question) {
 	return func(q *Question) { q.Facts.Zones[zone-1].Status = status }
 }
 
-func kind(k events.Kind) func(*Question)        { return func(q *Question) { q.Operation.Kind = k } }
+func ofKind(k events.Kind) func(*Question)        { return func(q *Question) { q.Operation.Kind = k } }
 func target(id int64) func(*Question)           { return func(q *Question) { q.Operation.ServerID = id } }
 func limit(set func(*Limits)) func(q *Question) { return func(q *Question) { set(&q.Policy.Limits) } }
 func concurrent(n int) func(*Question)          { return limit(func(l *Limits) { l.MaxConcurrent = n }) }
@@ -112,7 +112,7 @@ func ended(id string, k events.Kind, serverID int64, zone string, at time.Time, 
 	}
 }
 
-func matchers(name string, kind labels.MatchType, value string) labels.Matchers {
+func matching(name string, kind labels.MatchType, value string) labels.Matchers {
 	m, err := labels.NewMatcher(kind, name, value)
 	if err != nil {
 		panic(err)
@@ -122,14 +122,14 @@ func matchers(name string, kind labels.MatchType, value string) labels.Matchers 
 
 func deny(name, value string) func(*Question) {
 	return func(q *Question) {
-		q.Policy.Deny = append(q.Policy.Deny, Denial{Matchers: matchers(name, labels.MatchEqual, value), Reason: "as the board says"})
+		q.Policy.Deny = append(q.Policy.Deny, Denial{Matchers: matching(name, labels.MatchEqual, value), Reason: "as the board says"})
 	}
 }
 
 func needsApproval(approvers ...string) func(*Question) {
 	return func(q *Question) {
 		q.Policy.Approvals = append(q.Policy.Approvals, ApprovalRule{
-			Matchers: matchers("kind", labels.MatchRegexp, "stop|restart"), Approvers: approvers, Expires: 30 * time.Minute,
+			Matchers: matching("kind", labels.MatchRegexp, "stop|restart"), Approvers: approvers, Expires: 30 * time.Minute,
 		})
 	}
 }
@@ -230,7 +230,7 @@ func decisionCases() []decisionCase {
 		{name: "the cluster paused", set: sets{func(q *Question) { q.Control.Cluster = events.Pause{Paused: true, By: "ann", At: now} }},
 			verdict: Wait, rule: "pause", code: CodePaused, says: "cluster 1 is paused by ann"},
 		{name: "a pause names what lifts it", set: sets{func(q *Question) { q.Control.Cluster.Paused = true }}, verdict: Wait, rule: "pause", code: CodePaused, says: "obwarden resume 1"},
-		{name: "a pause holds up a start and a retry too", set: sets{retry, kind(events.Start), func(q *Question) { q.Control.Cluster.Paused = true }}, verdict: Wait, rule: "pause", code: CodePaused},
+		{name: "a pause holds up a start and a retry too", set: sets{retry, ofKind(events.Start), func(q *Question) { q.Control.Cluster.Paused = true }}, verdict: Wait, rule: "pause", code: CodePaused},
 
 		{name: "three failures in a row", set: sets{pauseAfter(3, 5)}, verdict: Wait, rule: "failures", code: CodeFailing, says: "the last is broken; see why (obwarden get broken), then lift it with obwarden resume 1"},
 		{name: "three failures of four", set: sets{pauseAfter(4, 5)}, verdict: allow},
@@ -254,41 +254,41 @@ func decisionCases() []decisionCase {
 		{name: "a task of another cluster", set: sets{task(ocp.Task{Name: "Stop OB server", ClusterID: 9, ServerIDs: []int64{2}})}, verdict: allow},
 		{name: "its own task", set: sets{retry, task(ocp.Task{Name: "Stop OB server", ServerIDs: []int64{2}})}, verdict: allow},
 		{name: "a failed task that left nothing behind", set: sets{task(ocp.Task{Name: "Stop OB server", Status: ocp.StatusFailed, ServerIDs: []int64{2}, ZoneName: "zone1"})}, verdict: allow},
-		{name: "a failed task that left the server behind", set: sets{task(ocp.Task{Name: "Stop OB server", Status: ocp.StatusFailed, ServerIDs: []int64{2}}), status(2, "STOPPING")},
+		{name: "a failed task that left the server behind", set: sets{task(ocp.Task{Name: "Stop OB server", Status: ocp.StatusFailed, ServerIDs: []int64{2}}), serverStatus(2, "STOPPING")},
 			verdict: Wait, rule: "server_in_ocp", code: CodeServerBusy, says: "has failed and left it halfway: retry or roll it back in OCP"},
 		{name: "a failed task that left the zone behind", set: sets{task(ocp.Task{Name: "Stop OB server", Status: ocp.StatusFailed, ServerIDs: []int64{2}, ZoneName: "zone1"}), zoneStatus(1, "OPERATING")},
 			verdict: Wait, rule: "server_in_ocp", code: CodeServerBusy},
 		{name: "a failed task of long ago does not explain a zone that another server does", set: sets{concurrent(2),
-			task(ocp.Task{Name: "Stop OB server", Status: ocp.StatusFailed, ServerIDs: []int64{2}, ZoneName: "zone1"}), zoneStatus(1, "OPERATING"), status(1, "STOPPING"), slot("o", events.Stop, 1, "zone1")}, verdict: allow},
-		{name: "the server is on its way with no task", set: sets{status(2, "STOPPING")}, verdict: Wait, rule: "server_in_ocp", code: CodeServerBusy, says: "STOPPING"},
+			task(ocp.Task{Name: "Stop OB server", Status: ocp.StatusFailed, ServerIDs: []int64{2}, ZoneName: "zone1"}), zoneStatus(1, "OPERATING"), serverStatus(1, "STOPPING"), slot("o", events.Stop, 1, "zone1")}, verdict: allow},
+		{name: "the server is on its way with no task", set: sets{serverStatus(2, "STOPPING")}, verdict: Wait, rule: "server_in_ocp", code: CodeServerBusy, says: "STOPPING"},
 		{name: "the zone is on its way with no task", set: sets{zoneStatus(1, "OPERATING")}, verdict: Wait, rule: "server_in_ocp", code: CodeServerBusy, says: "zone1 is OPERATING"},
-		{name: "a retry of what left server and zone on their way", set: sets{retry, status(2, "STOPPING"), zoneStatus(1, "OPERATING"), task(ocp.Task{Name: "Stop OB server", Status: ocp.StatusFailed, ServerIDs: []int64{2}}),
+		{name: "a retry of what left server and zone on their way", set: sets{retry, serverStatus(2, "STOPPING"), zoneStatus(1, "OPERATING"), task(ocp.Task{Name: "Stop OB server", Status: ocp.StatusFailed, ServerIDs: []int64{2}}),
 			task(ocp.Task{ID: 70, Name: "Restart OB server", Status: ocp.StatusFailed, ServerIDs: []int64{2}, ZoneName: "zone1"})}, verdict: allow},
 		{name: "a retry while somebody else's task runs on the server", set: sets{retry, task(ocp.Task{ID: 78, Name: "Start OB server", ServerIDs: []int64{2}})}, verdict: Wait, rule: "server_in_ocp", code: CodeServerBusy},
 
-		{name: "a stop of a stopped server", set: sets{status(2, "STOPPED")}, verdict: Done, rule: "state", code: CodeAlreadyStopped},
-		{name: "a stop of a stopped server in a busy cluster", set: sets{status(2, "PROCESS_STOPPED"), slot("o", events.Stop, 1, "zone1")}, verdict: Done, rule: "state", code: CodeAlreadyStopped},
-		{name: "a stop of a server whose service is stopped", set: sets{status(2, "SERVICE_STOPPED")}, verdict: allow},
-		{name: "a stop of a service that is stopped", set: sets{status(2, "SERVICE_STOPPED"), func(q *Question) { q.Operation.Request.StopType = "STOP_SERVICE" }}, verdict: Done, rule: "state", code: CodeAlreadyStopped},
-		{name: "a start of a running server", set: sets{kind(events.Start)}, verdict: Done, rule: "state", code: CodeAlreadyRunning},
-		{name: "a start of a server that runs for OCP alone", set: sets{kind(events.Start), func(q *Question) { server(q, 2).InnerStatus = "INACTIVE" }}, verdict: allow},
-		{name: "a restart of a stopped server", set: sets{kind(events.Restart), status(2, "STOPPED")}, verdict: Reject, rule: "state", code: CodeWrongState, says: "start it instead"},
-		{name: "a start of a stopped server", set: sets{kind(events.Start), status(2, "STOPPED")}, verdict: allow},
-		{name: "a restart of a server that OCP cannot reach", set: sets{kind(events.Restart), status(2, "UNAVAILABLE")}, verdict: allow},
-		{name: "a server that is being created", set: sets{status(2, "CREATING")}, verdict: Reject, rule: "state", code: CodeWrongState},
-		{name: "a server that is being deleted", set: sets{status(2, "DELETING")}, verdict: Reject, rule: "state", code: CodeWrongState},
-		{name: "a server that is deleted", set: sets{kind(events.Start), status(2, "DELETED")}, verdict: Reject, rule: "state", code: CodeWrongState},
-		{name: "a status that nobody knows", set: sets{status(2, "MOONWALKING")}, verdict: allow},
-		{name: "a retry of a stop that left the server stopped", set: sets{retry, status(2, "STOPPED")}, verdict: allow},
+		{name: "a stop of a stopped server", set: sets{serverStatus(2, "STOPPED")}, verdict: Done, rule: "state", code: CodeAlreadyStopped},
+		{name: "a stop of a stopped server in a busy cluster", set: sets{serverStatus(2, "PROCESS_STOPPED"), slot("o", events.Stop, 1, "zone1")}, verdict: Done, rule: "state", code: CodeAlreadyStopped},
+		{name: "a stop of a server whose service is stopped", set: sets{serverStatus(2, "SERVICE_STOPPED")}, verdict: allow},
+		{name: "a stop of a service that is stopped", set: sets{serverStatus(2, "SERVICE_STOPPED"), func(q *Question) { q.Operation.Request.StopType = "STOP_SERVICE" }}, verdict: Done, rule: "state", code: CodeAlreadyStopped},
+		{name: "a start of a running server", set: sets{ofKind(events.Start)}, verdict: Done, rule: "state", code: CodeAlreadyRunning},
+		{name: "a start of a server that runs for OCP alone", set: sets{ofKind(events.Start), func(q *Question) { server(q, 2).InnerStatus = "INACTIVE" }}, verdict: allow},
+		{name: "a restart of a stopped server", set: sets{ofKind(events.Restart), serverStatus(2, "STOPPED")}, verdict: Reject, rule: "state", code: CodeWrongState, says: "start it instead"},
+		{name: "a start of a stopped server", set: sets{ofKind(events.Start), serverStatus(2, "STOPPED")}, verdict: allow},
+		{name: "a restart of a server that OCP cannot reach", set: sets{ofKind(events.Restart), serverStatus(2, "UNAVAILABLE")}, verdict: allow},
+		{name: "a server that is being created", set: sets{serverStatus(2, "CREATING")}, verdict: Reject, rule: "state", code: CodeWrongState},
+		{name: "a server that is being deleted", set: sets{serverStatus(2, "DELETING")}, verdict: Reject, rule: "state", code: CodeWrongState},
+		{name: "a server that is deleted", set: sets{ofKind(events.Start), serverStatus(2, "DELETED")}, verdict: Reject, rule: "state", code: CodeWrongState},
+		{name: "a status that nobody knows", set: sets{serverStatus(2, "MOONWALKING")}, verdict: allow},
+		{name: "a retry of a stop that left the server stopped", set: sets{retry, serverStatus(2, "STOPPED")}, verdict: allow},
 
 		{name: "the only slot is taken", set: sets{slot("other", events.Stop, 1, "zone1")}, verdict: Wait, rule: "cluster_slots", code: CodeClusterBusy, says: "1 of 1 operation under way: stop of server 1 (operation other)"},
 		{name: "the slot of an operation on a server that is gone", set: sets{slot("other", events.Stop, 99, "zone9")}, verdict: Wait, rule: "cluster_slots", code: CodeClusterBusy},
 		{name: "one slot of two is taken", set: sets{concurrent(2), slot("other", events.Stop, 1, "zone1")}, verdict: allow},
-		{name: "a slot and its own task are one", set: sets{concurrent(2), slot("other", events.Stop, 1, "zone1"), status(1, "STOPPING"), zoneStatus(1, "OPERATING"),
+		{name: "a slot and its own task are one", set: sets{concurrent(2), slot("other", events.Stop, 1, "zone1"), serverStatus(1, "STOPPING"), zoneStatus(1, "OPERATING"),
 			task(ocp.Task{Name: "Stop OB server", ServerIDs: []int64{1}, ZoneName: "zone1"})}, verdict: allow},
 		{name: "somebody's stop of another server of the zone", set: sets{task(ocp.Task{Name: "Stop OB server", ServerIDs: []int64{1}})}, verdict: Wait, rule: "cluster_in_ocp", code: CodeClusterBusy},
 		{name: "a task on two servers is one", set: sets{concurrent(2), func(q *Question) { q.Facts.Zones = zones(3, 3) }, task(ocp.Task{Name: "Stop OB server", ServerIDs: []int64{1, 3}})}, verdict: allow},
-		{name: "somebody's stop, no task shown", set: sets{status(1, "STOPPING"), func(q *Question) { q.Facts.TasksHidden = true }}, verdict: Wait, rule: "cluster_in_ocp", code: CodeClusterBusy, says: "server 1 is STOPPING in OCP"},
+		{name: "somebody's stop, no task shown", set: sets{serverStatus(1, "STOPPING"), func(q *Question) { q.Facts.TasksHidden = true }}, verdict: Wait, rule: "cluster_in_ocp", code: CodeClusterBusy, says: "server 1 is STOPPING in OCP"},
 		{name: "an upgrade of the cluster", set: sets{concurrent(9), task(ocp.Task{Name: "Upgrade OB cluster"})}, verdict: Wait, rule: "cluster_in_ocp", code: CodeClusterBusy},
 		{name: "a switchover", set: sets{concurrent(9), task(ocp.Task{Name: "Switchover"})}, verdict: Wait, rule: "cluster_in_ocp", code: CodeClusterBusy},
 		{name: "the cluster is taken over", set: sets{concurrent(9), task(ocp.Task{Name: "Take over OB cluster"})}, verdict: Wait, rule: "cluster_in_ocp", code: CodeClusterBusy},
@@ -314,18 +314,18 @@ func decisionCases() []decisionCase {
 
 		{name: "an operation in another zone", set: sets{concurrent(2), keep(0), slot("other", events.Stop, 3, "zone2")}, verdict: Wait, rule: "active_zone", code: CodeOtherZoneActive, says: "zone1 waits for zone2"},
 		{name: "somebody's task in another zone", set: sets{concurrent(2), keep(0), task(ocp.Task{Name: "Stop OB server", HostID: 1003})}, verdict: Wait, rule: "active_zone", code: CodeOtherZoneActive},
-		{name: "a server on its way in another zone", set: sets{concurrent(2), keep(0), status(3, "STARTING")}, verdict: Wait, rule: "active_zone", code: CodeOtherZoneActive},
+		{name: "a server on its way in another zone", set: sets{concurrent(2), keep(0), serverStatus(3, "STARTING")}, verdict: Wait, rule: "active_zone", code: CodeOtherZoneActive},
 		{name: "a server in work that no zone is known of", set: sets{concurrent(2), task(ocp.Task{Name: "Add OB server", ServerIDs: []int64{44}})}, verdict: Wait, rule: "active_zone", code: CodeOtherZoneActive},
-		{name: "an operation in another zone, a start", set: sets{concurrent(2), kind(events.Start), status(2, "STOPPED"), slot("other", events.Stop, 3, "zone2")}, verdict: allow},
+		{name: "an operation in another zone, a start", set: sets{concurrent(2), ofKind(events.Start), serverStatus(2, "STOPPED"), slot("other", events.Stop, 3, "zone2")}, verdict: allow},
 		{name: "an operation in another zone, where the policy allows it", set: sets{concurrent(2), keep(1), manyZones(), slot("other", events.Stop, 3, "zone2")}, verdict: allow},
-		{name: "a stopped server in another zone", set: sets{keep(1), status(3, "STOPPED")}, verdict: Wait, rule: "stopped_zone", code: CodeOtherZoneActive, says: "start it first (obwarden start 1 3)"},
-		{name: "a stopped service in another zone", set: sets{keep(1), status(3, "SERVICE_STOPPED")}, verdict: Wait, rule: "stopped_zone", code: CodeOtherZoneActive},
-		{name: "a stopped server in another zone, a retry", set: sets{retry, keep(1), status(3, "STOPPED")}, verdict: Wait, rule: "stopped_zone", code: CodeOtherZoneActive},
-		{name: "a stopped server in another zone, where the policy allows it", set: sets{keep(1), manyZones(), status(3, "STOPPED")}, verdict: allow},
-		{name: "a stopped server in the same zone", set: sets{status(1, "STOPPED")}, verdict: allow},
+		{name: "a stopped server in another zone", set: sets{keep(1), serverStatus(3, "STOPPED")}, verdict: Wait, rule: "stopped_zone", code: CodeOtherZoneActive, says: "start it first (obwarden start 1 3)"},
+		{name: "a stopped service in another zone", set: sets{keep(1), serverStatus(3, "SERVICE_STOPPED")}, verdict: Wait, rule: "stopped_zone", code: CodeOtherZoneActive},
+		{name: "a stopped server in another zone, a retry", set: sets{retry, keep(1), serverStatus(3, "STOPPED")}, verdict: Wait, rule: "stopped_zone", code: CodeOtherZoneActive},
+		{name: "a stopped server in another zone, where the policy allows it", set: sets{keep(1), manyZones(), serverStatus(3, "STOPPED")}, verdict: allow},
+		{name: "a stopped server in the same zone", set: sets{serverStatus(1, "STOPPED")}, verdict: allow},
 
-		{name: "a server of another zone is down", set: sets{status(3, "UNAVAILABLE")}, verdict: Reject, rule: "majority", code: CodeMajorityAtRisk, says: "1 of 3 zones stay whole: zone3, 2 must; bring back first: zone2"},
-		{name: "a server of another zone is stopped", set: sets{status(3, "STOPPED")}, verdict: Reject, rule: "majority", code: CodeMajorityAtRisk},
+		{name: "a server of another zone is down", set: sets{serverStatus(3, "UNAVAILABLE")}, verdict: Reject, rule: "majority", code: CodeMajorityAtRisk, says: "1 of 3 zones stay whole: zone3, 2 must; bring back first: zone2"},
+		{name: "a server of another zone is stopped", set: sets{serverStatus(3, "STOPPED")}, verdict: Reject, rule: "majority", code: CodeMajorityAtRisk},
 		{name: "the database sees a server inactive", set: sets{func(q *Question) { server(q, 3).InnerStatus = "INACTIVE" }}, verdict: Reject, rule: "majority", code: CodeMajorityAtRisk},
 		{name: "the database's view is not shown", set: sets{func(q *Question) { server(q, 3).InnerStatus = "" }}, verdict: allow},
 		{name: "the database sees a zone inactive", set: sets{func(q *Question) { q.Facts.Zones[1].InnerStatus = "INACTIVE" }}, verdict: Reject, rule: "majority", code: CodeMajorityAtRisk},
@@ -334,27 +334,27 @@ func decisionCases() []decisionCase {
 		{name: "a zone is on its way for OCP", set: sets{concurrent(2), manyZones(), zoneStatus(2, "OPERATING")}, verdict: Wait, rule: "majority", code: CodeMajorityAtRisk},
 		{name: "a zone does not show all servers", set: sets{func(q *Question) { q.Facts.Zones[1].ServerCount = 3 }}, verdict: Reject, rule: "majority", code: CodeMajorityAtRisk},
 		{name: "a zone shows no server", set: sets{func(q *Question) { q.Facts.Zones[1].Servers, q.Facts.Zones[1].ServerCount = nil, 0 }}, verdict: Reject, rule: "majority", code: CodeMajorityAtRisk},
-		{name: "a deleted server costs nothing", set: sets{status(3, "DELETED")}, verdict: allow},
-		{name: "one more server of a broken zone", set: sets{status(1, "UNAVAILABLE")}, verdict: allow},
-		{name: "the majority is lost already", set: sets{status(1, "UNAVAILABLE"), status(3, "UNAVAILABLE")}, verdict: Reject, rule: "majority", code: CodeMajorityAtRisk},
-		{name: "a restart of what is down, while the majority is lost", set: sets{kind(events.Restart), status(2, "UNAVAILABLE"), status(3, "UNAVAILABLE")}, verdict: Reject, rule: "majority", code: CodeMajorityAtRisk},
-		{name: "a start while the majority is lost", set: sets{kind(events.Start), status(2, "UNAVAILABLE"), status(3, "UNAVAILABLE")}, verdict: allow},
+		{name: "a deleted server costs nothing", set: sets{serverStatus(3, "DELETED")}, verdict: allow},
+		{name: "one more server of a broken zone", set: sets{serverStatus(1, "UNAVAILABLE")}, verdict: allow},
+		{name: "the majority is lost already", set: sets{serverStatus(1, "UNAVAILABLE"), serverStatus(3, "UNAVAILABLE")}, verdict: Reject, rule: "majority", code: CodeMajorityAtRisk},
+		{name: "a restart of what is down, while the majority is lost", set: sets{ofKind(events.Restart), serverStatus(2, "UNAVAILABLE"), serverStatus(3, "UNAVAILABLE")}, verdict: Reject, rule: "majority", code: CodeMajorityAtRisk},
+		{name: "a start while the majority is lost", set: sets{ofKind(events.Start), serverStatus(2, "UNAVAILABLE"), serverStatus(3, "UNAVAILABLE")}, verdict: allow},
 		{name: "a stop under way elsewhere", set: sets{concurrent(2), manyZones(), slot("other", events.Stop, 3, "zone2")}, verdict: Wait, rule: "majority", code: CodeMajorityAtRisk, says: "under way in the others: zone2"},
-		{name: "somebody's restart under way elsewhere", set: sets{concurrent(2), manyZones(), status(3, "RESTARTING")}, verdict: Wait, rule: "majority", code: CodeMajorityAtRisk},
-		{name: "a start under way elsewhere, which may bring the zone back", set: sets{concurrent(2), manyZones(), status(3, "STOPPED"), slot("other", events.Start, 3, "zone2")}, verdict: Wait, rule: "majority", code: CodeMajorityAtRisk},
+		{name: "somebody's restart under way elsewhere", set: sets{concurrent(2), manyZones(), serverStatus(3, "RESTARTING")}, verdict: Wait, rule: "majority", code: CodeMajorityAtRisk},
+		{name: "a start under way elsewhere, which may bring the zone back", set: sets{concurrent(2), manyZones(), serverStatus(3, "STOPPED"), slot("other", events.Start, 3, "zone2")}, verdict: Wait, rule: "majority", code: CodeMajorityAtRisk},
 		{name: "a start under way that the database has not seen yet", set: sets{concurrent(2), manyZones(), func(q *Question) { server(q, 3).InnerStatus = "INACTIVE" }, slot("other", events.Start, 3, "zone2")}, verdict: Wait, rule: "majority", code: CodeMajorityAtRisk},
-		{name: "a stop under way and another zone broken", set: sets{concurrent(2), manyZones(), status(3, "UNAVAILABLE"), slot("other", events.Stop, 5, "zone3")}, verdict: Reject, rule: "majority", code: CodeMajorityAtRisk},
-		{name: "a retry while another zone is down", set: sets{retry, status(3, "UNAVAILABLE")}, verdict: Reject, rule: "majority", code: CodeMajorityAtRisk},
-		{name: "five zones, one down", set: sets{func(q *Question) { q.Facts.Zones = zones(5, 2) }, status(3, "UNAVAILABLE")}, verdict: allow},
-		{name: "four zones, one down", set: sets{func(q *Question) { q.Facts.Zones = zones(4, 2) }, status(3, "UNAVAILABLE")}, verdict: Reject, rule: "majority", code: CodeMajorityAtRisk},
+		{name: "a stop under way and another zone broken", set: sets{concurrent(2), manyZones(), serverStatus(3, "UNAVAILABLE"), slot("other", events.Stop, 5, "zone3")}, verdict: Reject, rule: "majority", code: CodeMajorityAtRisk},
+		{name: "a retry while another zone is down", set: sets{retry, serverStatus(3, "UNAVAILABLE")}, verdict: Reject, rule: "majority", code: CodeMajorityAtRisk},
+		{name: "five zones, one down", set: sets{func(q *Question) { q.Facts.Zones = zones(5, 2) }, serverStatus(3, "UNAVAILABLE")}, verdict: allow},
+		{name: "four zones, one down", set: sets{func(q *Question) { q.Facts.Zones = zones(4, 2) }, serverStatus(3, "UNAVAILABLE")}, verdict: Reject, rule: "majority", code: CodeMajorityAtRisk},
 		{name: "one zone", set: sets{func(q *Question) { q.Facts.Zones = zones(1, 2) }}, verdict: Reject, rule: "majority", code: CodeMajorityAtRisk, says: "keep_zones: 0"},
 		{name: "two zones", set: sets{func(q *Question) { q.Facts.Zones = zones(2, 2) }}, verdict: Reject, rule: "majority", code: CodeMajorityAtRisk, says: "keep_zones: 1"},
 		{name: "one zone, as the policy says", set: sets{keep(0), func(q *Question) { q.Facts.Zones = zones(1, 2) }}, verdict: allow},
 		{name: "two zones, as the policy says", set: sets{keep(1), func(q *Question) { q.Facts.Zones = zones(2, 2) }}, verdict: allow},
-		{name: "two zones, as the policy says, and one is down", set: sets{keep(1), func(q *Question) { q.Facts.Zones = zones(2, 2) }, status(3, "UNAVAILABLE")}, verdict: Reject, rule: "majority", code: CodeMajorityAtRisk},
+		{name: "two zones, as the policy says, and one is down", set: sets{keep(1), func(q *Question) { q.Facts.Zones = zones(2, 2) }, serverStatus(3, "UNAVAILABLE")}, verdict: Reject, rule: "majority", code: CodeMajorityAtRisk},
 
 		{name: "the last root service", set: sets{target(1), func(q *Question) { server(q, 3).WithRootServer, server(q, 5).WithRootServer = false, false }}, verdict: Reject, rule: "root_server", code: CodeLastRootServer, says: "keep_root_server: false"},
-		{name: "the last root service that runs", set: sets{target(1), keep(0), status(3, "UNAVAILABLE"), status(5, "UNAVAILABLE")}, verdict: Reject, rule: "root_server", code: CodeLastRootServer},
+		{name: "the last root service that runs", set: sets{target(1), keep(0), serverStatus(3, "UNAVAILABLE"), serverStatus(5, "UNAVAILABLE")}, verdict: Reject, rule: "root_server", code: CodeLastRootServer},
 		{name: "the last root service but for one in work", set: sets{target(1), keep(0), manyZones(), concurrent(2), func(q *Question) { server(q, 5).WithRootServer = false }, slot("o", events.Stop, 3, "zone2")}, verdict: Wait, rule: "root_server", code: CodeLastRootServer, says: "server 3"},
 		{name: "the last root service, where the policy does not mind", set: sets{target(1), func(q *Question) { server(q, 3).WithRootServer, server(q, 5).WithRootServer = false, false }, limit(func(l *Limits) { l.KeepRootServer = false })}, verdict: allow},
 		{name: "one root service of three", set: sets{target(1)}, verdict: allow},
@@ -377,7 +377,7 @@ func decisionCases() []decisionCase {
 		{name: "an approval that was refused", set: sets{needsApproval(), func(q *Question) {
 			q.Operation.Approvals = []events.Approval{{By: "bob", At: now, Refused: "it had ended"}}
 		}}, verdict: Wait, rule: "approval", code: CodeNeedsApproval},
-		{name: "a kind that needs no approval", set: sets{kind(events.Start), status(2, "STOPPED"), needsApproval()}, verdict: allow},
+		{name: "a kind that needs no approval", set: sets{ofKind(events.Start), serverStatus(2, "STOPPED"), needsApproval()}, verdict: allow},
 
 		{name: "before the window opens", set: sets{opens(hours("night", "", 23, 24))}, verdict: Wait, rule: "window", code: CodeOutsideWindow, says: "outside of night; the next window opens at 2026-11-24 23:00:00Z", until: now.Add(time.Hour)},
 		{name: "long before the window opens", set: sets{opens(hours("noon", "", 12, 13))}, verdict: Wait, rule: "window", code: CodeOutsideWindow, says: "2026-11-25 12:00:00Z", until: now.Add(time.Hour)},
@@ -388,22 +388,23 @@ func decisionCases() []decisionCase {
 		{name: "a window on Saturdays", set: sets{opens(hours("weekend", "", 2, 4, 6))}, verdict: Wait, rule: "window", code: CodeOutsideWindow, says: "2026-11-28 02:00:00Z"},
 		{name: "a window that is over for good", set: sets{opens(Window{Name: "past", Intervals: []timeinterval.TimeInterval{{Years: []timeinterval.YearRange{{InclusiveRange: timeinterval.InclusiveRange{Begin: 2020, End: 2021}}}}}})},
 			verdict: Wait, rule: "window", code: CodeOutsideWindow, says: "within a year", until: now.Add(time.Hour)},
-		{name: "a start outside of windows", set: sets{kind(events.Start), status(2, "STOPPED"), opens(hours("noon", "", 12, 13))}, verdict: allow},
+		{name: "a start outside of windows", set: sets{ofKind(events.Start), serverStatus(2, "STOPPED"), opens(hours("noon", "", 12, 13))}, verdict: allow},
 		{name: "a retry outside of windows", set: sets{retry, opens(hours("noon", "", 12, 13))}, verdict: allow},
 
-		{name: "cooldown of the server", set: sets{cooldown(Cooldown{Server: 10 * time.Minute}), ended("old", events.Restart, 2, "zone1", ago(4*time.Minute), true)}, verdict: Wait, rule: "cooldown", code: CodeCooldown, says: "10m0s after an operation on the same server", until: now.Add(6 * time.Minute)},
-		{name: "cooldown of the server is over", set: sets{cooldown(Cooldown{Server: 10 * time.Minute}), ended("old", events.Restart, 2, "zone1", ago(10*time.Minute), true)}, verdict: allow},
+		{name: "cooldown of the server", set: sets{cooldown(Cooldown{Server: 10 * time.Minute}), ended("old", events.Stop, 2, "zone1", ago(4*time.Minute), true)}, verdict: Wait, rule: "cooldown", code: CodeCooldown, says: "10m0s after an operation of the kind on the same server", until: now.Add(6 * time.Minute)},
+		{name: "cooldown of the server is over", set: sets{cooldown(Cooldown{Server: 10 * time.Minute}), ended("old", events.Stop, 2, "zone1", ago(10*time.Minute), true)}, verdict: allow},
+		{name: "no cooldown of another kind of operation", set: sets{cooldown(Cooldown{Server: 10 * time.Minute}), ended("old", events.Restart, 2, "zone1", ago(4*time.Minute), true)}, verdict: allow},
 		{name: "cooldown of another server", set: sets{cooldown(Cooldown{Server: 10 * time.Minute}), ended("old", events.Restart, 1, "zone1", ago(4*time.Minute), true)}, verdict: allow},
 		{name: "cooldown of the zone", set: sets{cooldown(Cooldown{Zone: 10 * time.Minute}), ended("old", events.Restart, 1, "zone1", ago(4*time.Minute), true)}, verdict: Wait, rule: "cooldown", code: CodeCooldown, says: "in the same zone"},
 		{name: "cooldown of another zone", set: sets{cooldown(Cooldown{Zone: 10 * time.Minute}), ended("old", events.Restart, 3, "zone2", ago(4*time.Minute), true)}, verdict: allow},
 		{name: "cooldown after a failure", set: sets{cooldown(Cooldown{Failure: 10 * time.Minute}), ended("old", events.Restart, 3, "zone2", ago(4*time.Minute), false)}, verdict: Wait, rule: "cooldown", code: CodeCooldown, says: "that failed in the cluster"},
 		{name: "no cooldown of failures after a success", set: sets{cooldown(Cooldown{Failure: 10 * time.Minute}), ended("old", events.Restart, 3, "zone2", ago(4*time.Minute), true)}, verdict: allow},
-		{name: "cooldown of hours is looked at again within one", set: sets{cooldown(Cooldown{Server: 10 * time.Hour}), ended("old", events.Restart, 2, "zone1", ago(4*time.Minute), true)}, verdict: Wait, rule: "cooldown", code: CodeCooldown, until: now.Add(time.Hour)},
-		{name: "a start that undoes a stop", set: sets{kind(events.Start), status(2, "STOPPED"), cooldown(Cooldown{time.Hour, time.Hour, time.Hour}),
+		{name: "cooldown of hours is looked at again within one", set: sets{cooldown(Cooldown{Server: 10 * time.Hour}), ended("old", events.Stop, 2, "zone1", ago(4*time.Minute), true)}, verdict: Wait, rule: "cooldown", code: CodeCooldown, until: now.Add(time.Hour)},
+		{name: "a start that undoes a stop", set: sets{ofKind(events.Start), serverStatus(2, "STOPPED"), cooldown(Cooldown{time.Hour, time.Hour, time.Hour}),
 			ended("stop", events.Stop, 2, "zone1", ago(time.Minute), false)}, verdict: allow},
-		{name: "a start that undoes a stop after another's failure", set: sets{kind(events.Start), status(2, "STOPPED"), cooldown(Cooldown{time.Hour, time.Hour, time.Hour}),
+		{name: "a start that undoes a stop after another's failure", set: sets{ofKind(events.Start), serverStatus(2, "STOPPED"), cooldown(Cooldown{time.Hour, time.Hour, time.Hour}),
 			ended("stop", events.Stop, 2, "zone1", ago(time.Minute), true), ended("other", events.Stop, 1, "zone1", ago(time.Minute), false)}, verdict: Wait, rule: "cooldown", code: CodeCooldown, says: "failed"},
-		{name: "a start that undoes nothing", set: sets{kind(events.Start), status(2, "UNAVAILABLE"), cooldown(Cooldown{Server: time.Hour}),
+		{name: "a start that undoes nothing", set: sets{ofKind(events.Start), serverStatus(2, "UNAVAILABLE"), cooldown(Cooldown{Server: time.Hour}),
 			ended("stop", events.Stop, 2, "zone1", ago(2*time.Minute), true), ended("start", events.Start, 2, "zone1", ago(time.Minute), true)}, verdict: Wait, rule: "cooldown", code: CodeCooldown},
 		{name: "its own end before it was decided on anew", set: sets{cooldown(Cooldown{time.Hour, time.Hour, time.Hour}), ended("me", events.Stop, 2, "zone1", ago(time.Minute), false)}, verdict: allow},
 		{name: "a retry while a cooldown runs", set: sets{retry, cooldown(Cooldown{time.Hour, time.Hour, time.Hour}), ended("me", events.Stop, 2, "zone1", ago(time.Minute), false)}, verdict: allow},
@@ -417,7 +418,7 @@ func decisionCases() []decisionCase {
 		{name: "starts cost nothing", set: sets{budget(1), ended("a", events.Start, 1, "zone1", ago(time.Hour), true)}, verdict: allow},
 		{name: "it does not count itself", set: sets{budget(1), slot("me", events.Stop, 2, "zone1"), ended("me", events.Stop, 2, "zone1", ago(time.Hour), true)}, verdict: allow},
 		{name: "what began before the budget's window", set: sets{budget(1), ended("a", events.Stop, 1, "zone1", ago(4*time.Hour-time.Minute), true)}, verdict: allow},
-		{name: "a start when the budget is used up", set: sets{kind(events.Start), status(2, "STOPPED"), budget(1), ended("a", events.Stop, 1, "zone1", ago(time.Hour), true)}, verdict: allow},
+		{name: "a start when the budget is used up", set: sets{ofKind(events.Start), serverStatus(2, "STOPPED"), budget(1), ended("a", events.Stop, 1, "zone1", ago(time.Hour), true)}, verdict: allow},
 		{name: "the budget of all clusters is used up", set: sets{func(q *Question) {
 			q.Policy.Fleet = Budget{Operations: 1, Window: 10 * time.Minute}
 			q.Fleet.Take("elsewhere", ago(time.Minute))
@@ -429,10 +430,10 @@ func decisionCases() []decisionCase {
 		}}, verdict: allow},
 
 		{name: "an override in the place of the limits", set: sets{slot("o", events.Stop, 1, "zone1"), func(q *Question) {
-			q.Policy.Override = []Override{{matchers("cluster", labels.MatchRegexp, "tr.*"), func(l *Limits) { l.MaxConcurrent = 2 }}}
+			q.Policy.Override = []Override{{matching("cluster", labels.MatchRegexp, "tr.*"), func(l *Limits) { l.MaxConcurrent = 2 }}}
 		}}, verdict: allow},
 		{name: "an override of other clusters", set: sets{slot("o", events.Stop, 1, "zone1"), func(q *Question) {
-			q.Policy.Override = []Override{{matchers("cluster", labels.MatchNotRegexp, "tr.*"), func(l *Limits) { l.MaxConcurrent = 2 }}}
+			q.Policy.Override = []Override{{matching("cluster", labels.MatchNotRegexp, "tr.*"), func(l *Limits) { l.MaxConcurrent = 2 }}}
 		}}, verdict: Wait, rule: "cluster_slots", code: CodeClusterBusy},
 	}
 }

@@ -21,11 +21,11 @@ func TestTheBuiltInPolicyIsTheDocumentedOne(t *testing.T) {
 		Hash: "default",
 		Limits: Limits{
 			MaxConcurrent: 1, KeepZones: Majority, OneZoneAtATime: true, KeepRootServer: true,
-			Cooldown:           Cooldown{Server: 10 * time.Minute, Failure: 5 * time.Minute},
-			Budget:             Budget{Operations: 20, Window: time.Hour},
-			PauseAfterFailures: 3, MaxWait: 24 * time.Hour,
+			Cooldown:           Cooldown{Server: 10 * time.Minute, Failure: time.Minute},
+			Budget:             Budget{Operations: 30, Window: time.Hour},
+			PauseAfterFailures: 5, MaxWait: 24 * time.Hour,
 		},
-		Fleet: Budget{Operations: 100, Window: time.Hour},
+		Fleet: Budget{Operations: 300, Window: time.Hour},
 	}
 	if got := Default(); !reflect.DeepEqual(got, want) {
 		t.Errorf("got\n%+v\nwant\n%+v", got, want)
@@ -162,7 +162,7 @@ func TestWhatAPolicySaysIsWhatItMeans(t *testing.T) {
 	if l.MaxConcurrent != 3 || l.KeepZones != 2 || l.OneZoneAtATime || !l.KeepRootServer {
 		t.Errorf("limits: got %+v", l)
 	}
-	if want := (Cooldown{Zone: 90 * time.Minute, Failure: 5 * time.Minute}); l.Cooldown != want {
+	if want := (Cooldown{Zone: 90 * time.Minute, Failure: time.Minute}); l.Cooldown != want {
 		t.Errorf("cooldown: got %+v, want %+v", l.Cooldown, want)
 	}
 	if want := (Budget{Window: time.Hour}); p.Fleet != want {
