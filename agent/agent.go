@@ -143,7 +143,8 @@ func (a *Agent) shutdown(stop context.CancelFunc) {
 }
 
 func (a *Agent) handBack(id string, msg jetstream.Msg) {
-	if err := msg.Nak(); err != nil {
+	err := msg.Nak()
+	if err != nil && !errors.Is(err, jetstream.ErrMsgAlreadyAckd) { // by what was under way meanwhile
 		a.Log.Warn("request not handed back; it goes to another agent after the ack wait", "operation_id", id, "error", err)
 	}
 }

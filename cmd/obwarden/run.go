@@ -33,6 +33,12 @@ const (
 	startTimeout  = 30 * time.Second // until NATS is there when the agent starts
 	readyInterval = 10 * time.Second // between looks at whether the agent is ready
 	embeddedTries = 6                // looks in a row at an embedded server out of order, until the process ends
+
+	// endTimeout is how long everything may take to end by itself, and closeTimeout
+	// how long the connection to NATS then may: together less than two seconds,
+	// also while NATS stands still.
+	endTimeout   = 1700 * time.Millisecond
+	closeTimeout = 200 * time.Millisecond
 )
 
 func newRun(a app) *cobra.Command {
@@ -84,7 +90,7 @@ func runAgent(ctx context.Context, c Config, log *slog.Logger, running func(star
 	if err != nil {
 		return err
 	}
-	defer nc.Close()
+	defer func() { atMost(closeTimeout, nc.Close) }() // it writes out what it holds, and waits for whoever is at that
 	js, err := jetstream.New(nc)
 	if err != nil {
 		return fmt.Errorf("JetStream on %s: %w", nc.ConnectedUrlRedacted(), err)
@@ -119,18 +125,38 @@ func runAgent(ctx context.Context, c Config, log *slog.Logger, running func(star
 	if c.anonymous() {
 		log.Warn("no credentials for OCP: set OBWARDEN_OCP_USERNAME and OBWARDEN_OCP_PASSWORD, or OBWARDEN_OCP_ACCESS_KEY and OBWARDEN_OCP_SECRET_KEY")
 	}
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return web.Serve(ctx, listener, handler) })
-	group.Go(func() error { return a.Run(ctx) })
-	group.Go(func() error { sayHello(ctx, client, c, log); return nil })
-	group.Go(func() error { return watchReady(ctx, ready, c.NATSURL == "", log) })
+	group, alive := errgroup.WithContext(ctx)
+	group.Go(func() error { return web.Serve(alive, listener, handler) })
+	group.Go(func() error { return a.Run(alive) })
+	group.Go(func() error { sayHello(alive, client, c, log); return nil })
+	group.Go(func() error { return watchReady(alive, ready, c.NATSURL == "", log) })
 	log.Info("ready", "version", version(), "nats", nc.ConnectedUrlRedacted(), "http", "http://"+listener.Addr().String(), "ocp", c.OCPURL)
 	if running != nil {
 		running(started{NATS: js, URL: url, HTTP: "http://" + listener.Addr().String()})
 	}
-	err = group.Wait()
+	<-alive.Done()
+	ended := make(chan error, 1)
+	if !atMost(endTimeout, func() { ended <- group.Wait() }) {
+		log.Warn("something does not end; leaving it. Requests that are not handed back go to another agent after the ack wait")
+		if ctx.Err() == nil {
+			return context.Cause(alive) // nobody told it to end
+		}
+		return nil
+	}
 	log.Info("stopped")
-	return err
+	return <-ended
+}
+
+// atMost waits for do, but not longer than d, and reports whether do has ended.
+func atMost(d time.Duration, do func()) bool {
+	done := make(chan struct{})
+	go func() { do(); close(done) }()
+	select {
+	case <-done:
+		return true
+	case <-time.After(d):
+		return false
+	}
 }
 
 // sayHello asks OCP something harmless, so that wrong credentials are in the log
@@ -157,6 +183,11 @@ func connectAgent(ctx context.Context, url, creds string, log *slog.Logger) (*na
 		nats.MaxReconnects(-1),
 		nats.IgnoreAuthErrorAbort(), // a user that is taken away for a while comes back
 		nats.Timeout(2 * time.Second),
+		// A connection that is dead without a sign is found out: within half a minute by
+		// pings, or sooner by a write that is stuck, for which everything else would wait.
+		nats.PingInterval(10 * time.Second),
+		nats.FlusherTimeout(5 * time.Second),
+		nats.ReconnectOnFlusherError(),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			if err != nil {
 				log.Error("NATS is gone; requests wait there, operations stand still until it is back", "error", err)
