@@ -77,14 +77,14 @@ func runAgent(ctx context.Context, c Config, log *slog.Logger, running func(star
 	}
 	defer listener.Close()
 
-	url := c.NATSURL
+	url, checkDisk := c.NATSURL, func() error { return nil }
 	if url == "" {
 		server, err := events.StartServer(c.NATSListen, c.DataDir, log)
 		if err != nil {
 			return err
 		}
 		defer func() { err = errors.Join(err, server.Close()) }()
-		url = server.URL()
+		url, checkDisk = server.URL(), server.CheckDisk
 	}
 	nc, err := connectAgent(ctx, url, c.NATSCredsFile, log)
 	if err != nil {
@@ -118,7 +118,7 @@ func runAgent(ctx context.Context, c Config, log *slog.Logger, running func(star
 		Timeout: min(c.OCPTimeout, c.Settle/2),
 	})
 	ready := func(ctx context.Context) error {
-		return errors.Join(usable(ctx, nc, js, c), a.JournalError())
+		return errors.Join(checkDisk(), usable(ctx, nc, js, c), a.JournalError())
 	}
 	handler := web.Handler(web.Config{Gatherer: registry, OCP: health.String, Ready: ready})
 
