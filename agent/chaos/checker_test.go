@@ -147,6 +147,29 @@ func (v verdict) count(rule string) int {
 	return n
 }
 
+// maxExamples of one kind are shown, so that one cannot hide the others.
+const maxExamples = 10
+
+// describeViolations groups them by rule, those that were not broken included.
+func describeViolations(all []violation) string {
+	var b strings.Builder
+	byRule := map[string][]violation{}
+	for _, one := range all {
+		byRule[one.rule] = append(byRule[one.rule], one)
+	}
+	for _, rule := range ruleNames() {
+		broken := byRule[rule]
+		fmt.Fprintf(&b, "  %-18s %d\n", rule, len(broken))
+		for _, one := range broken[:min(len(broken), maxExamples)] {
+			fmt.Fprintf(&b, "    %s: %s\n", one.operation, one.what)
+		}
+		if more := len(broken) - maxExamples; more > 0 {
+			fmt.Fprintf(&b, "    and %d more\n", more)
+		}
+	}
+	return b.String()
+}
+
 // life is one operation's part of the history.
 type life struct {
 	id     string

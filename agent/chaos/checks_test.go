@@ -3,6 +3,7 @@ package chaos
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -340,5 +341,24 @@ func TestOperationIDsAreThoseOfTheProduct(t *testing.T) {
 	t.Parallel()
 	if got, want := operationOf("disk-4711"), events.OperationID("disk-4711"); got != want {
 		t.Errorf("operation of the key: %s, want %s", got, want)
+	}
+}
+
+// TestOneKindOfViolationHidesNoOther is about the report of a run that went very wrong.
+func TestOneKindOfViolationHidesNoOther(t *testing.T) {
+	t.Parallel()
+	var all []violation
+	for i := range 1000 {
+		all = append(all, violation{stuck, fmt.Sprint("operation-", i), "no end"})
+	}
+	all = append(all, violation{twoEffects, "the-worst", "two tasks"})
+	text := describeViolations(all)
+	for _, want := range []string{"stuck              1000\n", "and 990 more\n", "two-effects        1\n    the-worst: two tasks\n", "lost               0\n"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the report lacks %q:\n%s", want, text)
+		}
+	}
+	if lines, most := strings.Count(text, "\n"), len(ruleNames())+maxExamples+2; lines > most {
+		t.Errorf("%d lines, want %d at most", lines, most)
 	}
 }
