@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -37,6 +38,8 @@ const (
 	// Without it the request comes again, finds the end in the journal and is
 	// acknowledged then.
 	finishTimeout = 5 * time.Second
+	// tryEvery is how often an OCP that is left alone is tried, if it may be.
+	tryEvery = time.Second
 )
 
 // Config is what an agent works with. All fields are required.
@@ -58,6 +61,9 @@ type Agent struct {
 	journal Journal
 	slots   slots
 	active  chan struct{} // a place for each operation that does something
+
+	leftAlone atomic.Bool   // OCP, because it does not answer
+	changed   chan struct{} // leftAlone has
 
 	mu      sync.Mutex
 	held    map[string]*held
@@ -97,7 +103,7 @@ type position struct {
 
 // New makes an agent; Run starts it.
 func New(c Config) *Agent {
-	a := &Agent{Config: c, held: map[string]*held{}, active: make(chan struct{}, maxActive)}
+	a := &Agent{Config: c, held: map[string]*held{}, active: make(chan struct{}, maxActive), changed: make(chan struct{}, 1)}
 	a.journal = Journal{
 		js: c.JetStream, stream: c.Streams.Operations, log: c.Log,
 		appended: func(took time.Duration) { c.Metrics.JournalAppend.Observe(took.Seconds()) },
@@ -118,6 +124,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	group.Go(func() error { return a.intake(ctx, work) })
 	group.Go(func() error { return a.keepAlive(ctx) })
 	group.Go(func() error { return a.slots.watch(ctx, func(cluster int64) { a.wakeFirst(work, cluster) }) })
+	group.Go(func() error { a.tryOCP(ctx, work); return nil })
 	<-ctx.Done()
 	a.shutdown(stop)
 	return group.Wait()
@@ -235,6 +242,69 @@ func (a *Agent) wakeFirst(work context.Context, cluster int64) {
 	}
 	first.at = time.Time{} // nobody is at it: busy is false, and a.mu is held
 	a.wake(work, first)
+}
+
+// OCPLeftAlone says that OCP gets no requests because it does not answer, or that it
+// answers again. It does not block, and may be called at any time.
+func (a *Agent) OCPLeftAlone(alone bool) {
+	a.leftAlone.Store(alone)
+	select {
+	case a.changed <- struct{}{}:
+	default:
+	}
+}
+
+// tryOCP has one of the operations that wait for OCP try it now and then while it is
+// left alone, and all go on at once when it answers. The client, which lets one request
+// through after each pause, and the request budget keep that within bounds.
+func (a *Agent) tryOCP(ctx, work context.Context) {
+	for {
+		var try <-chan time.Time
+		if a.leftAlone.Load() {
+			try = time.After(tryEvery)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-a.changed:
+			if !a.leftAlone.Load() {
+				a.wakeSpared(work, math.MaxInt)
+			}
+		case <-try:
+			a.wakeSpared(work, 1)
+		}
+	}
+}
+
+// wakeSpared wakes as many of the operations that may wait because OCP does not
+// answer. To look sooner than need be does no harm.
+func (a *Agent) wakeSpared(work context.Context, most int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, h := range a.held {
+		if most == 0 {
+			return
+		}
+		if !h.busy && h.owner != nil && h.waitsForOCP() { // nobody is at it, and a.mu is held
+			h.at = time.Time{}
+			a.wake(work, h)
+			most--
+		}
+	}
+}
+
+// waitsForOCP also holds for calls whose settle time is not over.
+func (h *held) waitsForOCP() bool {
+	switch h.do {
+	case Decide:
+		reason := h.entry.Operation.Reason
+		return reason != nil && reason.Code == CodeOCPUnreachable
+	case Reconcile:
+		return true
+	case Look:
+		return h.failures > 0
+	}
+	return false
 }
 
 // work carries h on until there is nothing to be done before some later time.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"os"
 	"runtime"
@@ -32,6 +33,7 @@ import (
 const (
 	startTimeout  = 30 * time.Second // until NATS is there when the agent starts
 	readyInterval = 10 * time.Second // between looks at whether the agent is ready
+	callTimeout   = 2 * time.Second  // of JetStream's answer to a read, until it counts as lost
 	embeddedTries = 6                // looks in a row at an embedded server out of order, until the process ends
 
 	// endTimeout is how long everything may take to end by itself, and closeTimeout
@@ -91,7 +93,7 @@ func runAgent(ctx context.Context, c Config, log *slog.Logger, running func(star
 		return err
 	}
 	defer func() { atMost(closeTimeout, nc.Close) }() // it writes out what it holds, and waits for whoever is at that
-	js, err := jetstream.New(nc)
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(callTimeout))
 	if err != nil {
 		return fmt.Errorf("JetStream on %s: %w", nc.ConnectedUrlRedacted(), err)
 	}
@@ -104,7 +106,7 @@ func runAgent(ctx context.Context, c Config, log *slog.Logger, running func(star
 	var a *agent.Agent
 	m := metrics.New(registry, version(), runtime.Version(), func() time.Duration { return a.OldestProgress() })
 	var health ocpHealth
-	client, err := newOCPClient(c, m, &health, log)
+	client, err := newOCPClient(c, m, &health, log, func(alone bool) { a.OCPLeftAlone(alone) })
 	if err != nil {
 		return exit(exitUsage, err)
 	}
@@ -185,6 +187,7 @@ func connectAgent(ctx context.Context, url, creds string, log *slog.Logger) (*na
 		nats.Timeout(2 * time.Second),
 		// A connection that is dead without a sign is found out: within half a minute by
 		// pings, or sooner by a write that is stuck, for which everything else would wait.
+		nats.CustomReconnectDelay(reconnectDelay),
 		nats.PingInterval(10 * time.Second),
 		nats.FlusherTimeout(5 * time.Second),
 		nats.ReconnectOnFlusherError(),
@@ -204,6 +207,12 @@ func connectAgent(ctx context.Context, url, creds string, log *slog.Logger) (*na
 		return nil, exit(exitUnreachable, fmt.Errorf("connect to NATS at %s: %w; is OBWARDEN_NATS_URL right, and OBWARDEN_NATS_CREDS_FILE?", redact(url), err))
 	}
 	return nc, nil
+}
+
+// reconnectDelay is the pause after so many rounds of servers that were all away:
+// NATS that is started anew is back in a moment, and is not to be waited for.
+func reconnectDelay(rounds int) time.Duration {
+	return min(100*time.Millisecond<<min(rounds, 8), 2*time.Second) + rand.N(100*time.Millisecond)
 }
 
 // openStreams tries until a NATS cluster that is just starting has its leaders: until
@@ -291,7 +300,8 @@ func (h *ocpHealth) String() string {
 	return "not asked yet"
 }
 
-func newOCPClient(c Config, m *metrics.Metrics, health *ocpHealth, log *slog.Logger) (*ocp.Client, error) {
+// newOCPClient calls leftAlone when OCP is, because it does not answer, and when it does again.
+func newOCPClient(c Config, m *metrics.Metrics, health *ocpHealth, log *slog.Logger, leftAlone func(bool)) (*ocp.Client, error) {
 	return ocp.New(ocp.Config{
 		URL: c.OCPURL, Username: c.OCPUsername, Password: c.OCPPassword, AccessKey: c.OCPAccessKey, SecretKey: c.OCPSecretKey,
 		API: ocp.API(c.OCPAPI), Params: ocp.ParamStyle(c.OCPParams), CAFile: c.OCPCAFile,
@@ -307,6 +317,7 @@ func newOCPClient(c Config, m *metrics.Metrics, health *ocpHealth, log *slog.Log
 			} else {
 				log.Info("OCP answers again", "ocp", c.OCPURL)
 			}
+			leftAlone(alone)
 		},
 	})
 }
