@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -43,6 +44,8 @@ const (
 	// Without it the request comes again, finds the end in the journal and is
 	// acknowledged then.
 	finishTimeout = 5 * time.Second
+	// tryEvery is how often an OCP that is left alone is tried, if it may be.
+	tryEvery = time.Second
 )
 
 // Config is what an agent works with. All fields are required.
@@ -67,6 +70,9 @@ type Agent struct {
 	facts   *facts
 	policy  atomic.Pointer[guard.Policy]
 	active  chan struct{} // a place for each operation that does something
+
+	leftAlone atomic.Bool   // OCP, because it does not answer
+	changed   chan struct{} // leftAlone has
 
 	mu      sync.Mutex
 	under   context.Context // what everything that is under way belongs to
@@ -110,7 +116,10 @@ type position struct {
 
 // New makes an agent; Run starts it.
 func New(c Config) *Agent {
-	a := &Agent{Config: c, held: map[string]*held{}, waiting: map[int64]map[*held]struct{}{}, active: make(chan struct{}, maxActive)}
+	a := &Agent{
+		Config: c, held: map[string]*held{}, waiting: map[int64]map[*held]struct{}{},
+		active: make(chan struct{}, maxActive), changed: make(chan struct{}, 1),
+	}
 	a.journal = Journal{
 		js: c.JetStream, stream: c.Streams.Operations, log: c.Log,
 		appended: func(took time.Duration) { c.Metrics.JournalAppend.Observe(took.Seconds()) },
@@ -162,6 +171,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		return a.intake(ctx, work)
 	})
 	group.Go(func() error { return a.keepAlive(ctx) })
+	group.Go(func() error { a.tryOCP(ctx); return nil })
 	<-ctx.Done()
 	a.shutdown(stop)
 	return group.Wait()
@@ -187,7 +197,8 @@ func (a *Agent) shutdown(stop context.CancelFunc) {
 }
 
 func (a *Agent) handBack(id string, msg jetstream.Msg) {
-	if err := msg.Nak(); err != nil {
+	err := msg.Nak()
+	if err != nil && !errors.Is(err, jetstream.ErrMsgAlreadyAckd) { // by what was under way meanwhile
 		a.Log.Warn("request not handed back; it goes to another agent after the ack wait", "operation_id", id, "error", err)
 	}
 }
@@ -299,6 +310,68 @@ func (a *Agent) hurry(h *held) {
 	}
 	h.at = time.Time{} // nobody is at it: busy is false, and a.mu is held
 	a.wake(a.under, h)
+}
+
+// OCPLeftAlone says that OCP gets no requests because it does not answer, or that it
+// answers again. It does not block, and may be called at any time.
+func (a *Agent) OCPLeftAlone(alone bool) {
+	a.leftAlone.Store(alone)
+	select {
+	case a.changed <- struct{}{}:
+	default:
+	}
+}
+
+// tryOCP has one of the operations that wait for OCP try it now and then while it is
+// left alone, and all go on at once when it answers. The client, which lets one request
+// through after each pause, and the request budget keep that within bounds.
+func (a *Agent) tryOCP(ctx context.Context) {
+	for {
+		var try <-chan time.Time
+		if a.leftAlone.Load() {
+			try = time.After(tryEvery)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-a.changed:
+			if !a.leftAlone.Load() {
+				a.hurrySpared(math.MaxInt)
+			}
+		case <-try:
+			a.hurrySpared(1)
+		}
+	}
+}
+
+// hurrySpared has as many of the operations go on that may wait because OCP does not
+// answer. To look sooner than need be does no harm.
+func (a *Agent) hurrySpared(most int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, h := range a.held {
+		if most == 0 {
+			return
+		}
+		if !h.busy && h.owner != nil && h.waitsForOCP() { // nobody is at it, and a.mu is held
+			a.hurry(h)
+			most--
+		}
+	}
+}
+
+// waitsForOCP also holds for calls whose settle time is not over.
+func (h *held) waitsForOCP() bool {
+	switch h.do {
+	case Decide:
+		reason := h.entry.Operation.Reason
+		return reason != nil && (reason.Code == CodeOCPUnreachable || reason.Code == guard.CodeStaleTopology)
+	case Reconcile:
+		return true
+	case Look:
+		return h.failures > 0
+	}
+	return false
 }
 
 // work carries h on until there is nothing to be done before some later time.

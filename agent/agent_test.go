@@ -148,12 +148,14 @@ func (r *rig) agentRunning(ctx context.Context) <-chan error {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	client, err := ocp.New(ocp.Config{URL: r.url, Username: r.user.Name, Password: r.user.Password, Timeout: r.timeout})
+	var a *Agent
+	client, err := ocp.New(ocp.Config{URL: r.url, Username: r.user.Name, Password: r.user.Password, Timeout: r.timeout,
+		LeftAlone: func(alone bool) { a.OCPLeftAlone(alone) }})
 	if err != nil {
 		r.t.Fatal(err)
 	}
 	r.metrics = metrics.New(prometheus.NewRegistry(), "test", "go", func() time.Duration { return 0 })
-	a := New(Config{
+	a = New(Config{
 		JetStream: r.js, Streams: streams, OCP: client, Metrics: r.metrics, Policy: r.policy,
 		Log:     slog.New(slog.NewTextHandler(r.logged, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Machine: r.machine, AckWait: r.ackWait, Timeout: r.timeout,
@@ -706,6 +708,33 @@ func TestOCPAwayMakesOperationsWait(t *testing.T) {
 		t.Errorf("waits for %+v, want %s", reason, guard.CodeStaleTopology)
 	}
 	r.wantPosts(1)
+}
+
+// TestOperationsGoOnAsSoonAsOCPAnswers has OCP answer nothing for so many requests that
+// it is left alone, then everything: nobody waits out the time that was set.
+func TestOperationsGoOnAsSoonAsOCPAnswers(t *testing.T) {
+	t.Parallel()
+	clusters, err := ocpsim.Grid(12, 3, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := newRig(t, ocpsim.Config{Clusters: clusters})
+	r.fault("*:status,status=503,count=11") // the eleventh is the first try
+	r.agent()
+	for i, c := range clusters {
+		r.stop(fmt.Sprint("k", i), c.ID, c.Zones[0].Servers[0].ID)
+	}
+	for i := range clusters {
+		waited := r.awaitToken(fmt.Sprint("k", i), events.Waiting)
+		all := r.await("the end", func(e events.Event) bool {
+			return e.OperationID == events.OperationID(fmt.Sprint("k", i)) && e.State.Final()
+		})
+		last := waited[len(waited)-1]
+		if last.Reason.Code != guard.CodeStaleTopology || !all[len(all)-1].EndedAt.Before(last.Reason.Until) {
+			t.Errorf("k%d waits for %+v, ended at %s, want before", i, last.Reason, all[len(all)-1].EndedAt)
+		}
+	}
+	r.wantPosts(len(clusters))
 }
 
 func TestNATSAwayStandsStillAndGoesOn(t *testing.T) {

@@ -54,8 +54,10 @@ func (a *Agent) intake(ctx, work context.Context) error {
 	defer stop()
 	defer messages.Stop()
 	for {
-		msg, err := messages.Next()
+		msg, err := messages.Next(jetstream.NextContext(work)) // what drains waits for NATS, which may stand still
 		switch {
+		case work.Err() != nil:
+			return nil
 		case errors.Is(err, jetstream.ErrMsgIteratorClosed) && ctx.Err() != nil:
 			return nil
 		case errors.Is(err, jetstream.ErrMsgIteratorClosed):

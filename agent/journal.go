@@ -26,9 +26,10 @@ const (
 	// than as many single appends: a batch costs about 2 ms whatever its size, a
 	// flushed append about 0.3 ms.
 	batchFrom = 8
-	// appendTimeout is how long one try of an append may take; then the journal is
-	// read to find out what became of it.
-	appendTimeout = 5 * time.Second
+	// appendTimeout is how long one try of an append may take, and the longest pause
+	// between two; then the journal is read to find out what became of it. The answer
+	// to an append is lost whenever NATS is started anew.
+	appendTimeout = 2 * time.Second
 )
 
 // Journal is the stream of all events. An append is a compare-and-set on the last

@@ -18,8 +18,9 @@ var ErrLocked = errors.New("in use by another process")
 
 // Server is a NATS server with JetStream in this process.
 type Server struct {
-	nats *server.Server
-	lock *flock.Flock
+	nats    *server.Server
+	lock    *flock.Flock
+	dataDir string
 }
 
 // StartServer starts a NATS server that listens on listen (host:port; port 0: any
@@ -46,7 +47,8 @@ func StartServer(listen, dataDir string, log *slog.Logger) (*Server, error) {
 	if !held {
 		return nil, fmt.Errorf("data directory %s: %w; stop that one, or choose another OBWARDEN_DATA_DIR", dataDir, ErrLocked)
 	}
-	if err := probePort(host, port); err != nil {
+	s := &Server{lock: lock, dataDir: dataDir}
+	if err := errors.Join(s.CheckDisk(), probePort(host, port)); err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
 	if port == 0 {
@@ -65,7 +67,7 @@ func StartServer(listen, dataDir string, log *slog.Logger) (*Server, error) {
 		return nil, errors.Join(fmt.Errorf("embedded NATS server: %w", err), lock.Close())
 	}
 	ns.SetLoggerV2(serverLog{log.With("component", "nats-server")}, false, false, false)
-	s := &Server{nats: ns, lock: lock}
+	s.nats = ns
 	ns.Start()
 	// Start returns once the journal is recovered and the server listens, or where it gave
 	// up: then it has no address, and to wait for connections would only take time.
@@ -87,6 +89,21 @@ func probePort(host string, port int) error {
 
 // URL is where clients connect.
 func (s *Server) URL() string { return s.nats.ClientURL() }
+
+// CheckDisk returns why a request of any size could not be written to the data
+// directory now: it is full, or read-only. It may be called concurrently. The
+// server's own errors do not tell.
+func (s *Server) CheckDisk() error {
+	probe := filepath.Join(s.dataDir, "probe")
+	errWrite := os.WriteFile(probe, make([]byte, MaxRequestBytes), 0o600)
+	if err := os.Remove(probe); errWrite == nil && err != nil && !errors.Is(err, os.ErrNotExist) { // another caller's, too
+		errWrite = err
+	}
+	if errWrite != nil {
+		return fmt.Errorf("data directory %s cannot be written: %w", s.dataDir, errWrite)
+	}
+	return nil
+}
 
 // Close stops the server, waits until its files are closed and unlocks the data directory.
 func (s *Server) Close() error {

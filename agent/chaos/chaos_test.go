@@ -94,6 +94,21 @@ func TestChaos(t *testing.T) {
 	}
 }
 
+// laxPolicy lets through what it may, so that the run attacks the calls and not the
+// guard: servers of a cluster are stopped one after the other, whatever stays.
+const laxPolicy = `defaults:
+  max_concurrent: 1
+  keep_zones: 0
+  one_zone_at_a_time: false
+  keep_root_server: false
+  cooldown: {server: 0s, zone: 0s, failure: 0s}
+  budget: {operations: 0, window: 1h}
+  pause_after_failures: 0
+  max_wait: 0s
+  supersede: false
+fleet_budget: {operations: 0, window: 1h}
+`
+
 // arena is where it happens.
 type arena struct {
 	t    *testing.T
@@ -190,13 +205,17 @@ func (a *arena) start() {
 	if out, err := exec.Command("go", "build", "-o", binary, "obwarden/cmd/obwarden").CombinedOutput(); err != nil {
 		a.t.Fatalf("build: %v: %s", err, out)
 	}
+	policy := filepath.Join(a.dir, "policy.yaml")
+	if err := os.WriteFile(policy, []byte(laxPolicy), 0o600); err != nil {
+		a.t.Fatal(err)
+	}
 	for i := range agents {
 		a.links = append(a.links, newProxy(a.t, a.address), newProxy(a.t, strings.TrimPrefix(a.sim.URL(), "http://")))
 		environ := []string{
 			"OBWARDEN_OCP_URL=http://" + a.links[2*i+1].address, "OBWARDEN_OCP_USERNAME=admin", "OBWARDEN_OCP_PASSWORD=secret",
 			"OBWARDEN_OCP_API=" + string(api), "OBWARDEN_NATS_URL=nats://" + a.links[2*i].address, "OBWARDEN_HTTP_LISTEN=127.0.0.1:0",
 			fmt.Sprintf("OBWARDEN_SETTLE=%s", settle), fmt.Sprintf("OBWARDEN_ACK_WAIT=%s", ackWait), fmt.Sprintf("OBWARDEN_OCP_TIMEOUT=%s", callTimeout),
-			"OBWARDEN_POLL_MIN=20ms", "OBWARDEN_POLL_MAX=200ms", "OBWARDEN_OCP_MAX_RPS=2000", "GOMAXPROCS=2", "GOTRACEBACK=all",
+			"OBWARDEN_POLICY_FILE=" + policy, "OBWARDEN_POLL_MIN=20ms", "OBWARDEN_POLL_MAX=200ms", "OBWARDEN_OCP_MAX_RPS=2000", "GOMAXPROCS=2", "GOTRACEBACK=all",
 		}
 		a.agents = append(a.agents, startProcess(a.t, fmt.Sprint("agent-", i), a.dir, func() *exec.Cmd {
 			cmd := exec.Command(binary, "run")
@@ -490,7 +509,7 @@ func (a *arena) history() history {
 	a.load.mu.Lock()
 	defer a.load.mu.Unlock()
 	h.requests, h.retries, h.cancels = a.load.requests, a.load.retries, a.load.cancels
-	h.pauses, h.ordered = a.pauses, a.load.ordered
+	h.pauses, h.ordered, h.mended = a.pauses, a.load.ordered, a.load.mended
 	a.harvest(time.Now())
 	h.posts = a.posts
 	for _, t := range a.sim.Tasks() {

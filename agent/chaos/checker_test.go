@@ -21,6 +21,7 @@ type history struct {
 	cancels  map[string]int  // orders to cancel, by operation
 	posts    []post          // that OCP received: operations on servers, and retries of tasks
 	tasks    map[int64]task  // of OCP
+	mended   []mending       // servers set right by hand
 	pauses   []span          // in which an agent's process stood still
 	open     []string        // what is left in the request stream when everything should have ended
 	slots    map[string]bool // operations that hold a slot then
@@ -98,6 +99,12 @@ type task struct {
 
 type span struct{ from, to time.Time }
 
+// mending is a server that was made to run by hand.
+type mending struct {
+	at     time.Time
+	server int64
+}
+
 // violation is one broken rule.
 type violation struct{ rule, operation, what string }
 
@@ -145,6 +152,29 @@ func (v verdict) count(rule string) int {
 		}
 	}
 	return n
+}
+
+// maxExamples of one kind are shown, so that one cannot hide the others.
+const maxExamples = 10
+
+// describeViolations groups them by rule, those that were not broken included.
+func describeViolations(all []violation) string {
+	var b strings.Builder
+	byRule := map[string][]violation{}
+	for _, one := range all {
+		byRule[one.rule] = append(byRule[one.rule], one)
+	}
+	for _, rule := range ruleNames() {
+		broken := byRule[rule]
+		fmt.Fprintf(&b, "  %-18s %d\n", rule, len(broken))
+		for _, one := range broken[:min(len(broken), maxExamples)] {
+			fmt.Fprintf(&b, "    %s: %s\n", one.operation, one.what)
+		}
+		if more := len(broken) - maxExamples; more > 0 {
+			fmt.Fprintf(&b, "    and %d more\n", more)
+		}
+	}
+	return b.String()
 }
 
 // life is one operation's part of the history.
@@ -400,6 +430,12 @@ func (c *checker) checkOutcome(l life) {
 		switch {
 		case e.Request.DryRun:
 			none()
+		case e.Reason.Code == "ALREADY_STOPPED" || e.Reason.Code == "ALREADY_RUNNING":
+			stopped := e.Reason.Code == "ALREADY_STOPPED"
+			none()
+			if e.Kind == "restart" || stopped != (e.Kind == "stop") || !c.mayBe(e.Server, stopped, l.span()) {
+				wrong("there was something to do")
+			}
 		case e.Reason.Code == "ALREADY_DONE":
 			for _, id := range effects {
 				if c.tasks[id].status != "SUCCESSFUL" {
@@ -423,6 +459,9 @@ func (c *checker) checkOutcome(l life) {
 		}
 	default:
 		none()
+		if e.Reason.Code == "WRONG_STATE" && (e.Kind != "restart" || !c.mayBe(e.Server, true, l.span())) {
+			wrong("the server was in no such state")
+		}
 		switch {
 		case e.State == "cancelled" && c.cancels[l.id] == 0:
 			c.say(unorderedEnd, l.id, "cancelled without an order")
@@ -435,6 +474,48 @@ func (c *checker) checkOutcome(l life) {
 			c.say(unwantedEffect, l.id, "submitted at %s, expired at %s", clock(e.SubmittedAt), clock(at))
 		}
 	}
+}
+
+// span is from the operation's first event to its last but duplicates.
+func (l life) span() span {
+	s := span{from: l.events[0].stored}
+	for _, e := range l.events {
+		if e.token != "duplicate" {
+			s.to = e.stored
+		}
+	}
+	return s
+}
+
+// mayBe reports whether a server may have been stopped, or running, at some moment
+// of s, by what OCP did to it: a task changes its state somewhere between its
+// beginning and its end, and a state lasts until something else has certainly changed it.
+// What a failed task leaves behind is no such state.
+func (c *checker) mayBe(server int64, stopped bool, s span) bool {
+	type change struct {
+		span
+		stopped bool
+	}
+	changes := []change{{}} // all run in the beginning
+	for _, t := range c.tasks {
+		if t.server == server && t.status == "SUCCESSFUL" {
+			changes = append(changes, change{span{t.started, t.finished}, t.kind == "stop"})
+		}
+	}
+	for _, m := range c.mended {
+		if m.server == server {
+			changes = append(changes, change{span: span{m.at, m.at}})
+		}
+	}
+	for _, made := range changes {
+		undone := slices.ContainsFunc(changes, func(d change) bool {
+			return d.stopped != stopped && !d.from.Before(made.to) && d.to.Before(s.from)
+		})
+		if made.stopped == stopped && made.from.Before(s.to) && !undone {
+			return true
+		}
+	}
+	return false
 }
 
 // checkRetries allows one retry of OCP's task for each that the journal has.

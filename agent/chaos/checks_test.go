@@ -3,6 +3,7 @@ package chaos
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -95,6 +96,13 @@ func (p *past) ordinary(key string, id int64) {
 	p.event(key, "succeeded")
 }
 
+// asked is an operation that ends without a call.
+func (p *past) asked(key, kind, end, code string) {
+	p.request(key)
+	p.event(key, "accepted", func(d *document) { d.Kind = kind })
+	p.event(key, end, because(code))
+}
+
 // TestCheckerFindsPlantedViolations is the checker's own check: each history breaks
 // one rule, and says which.
 func TestCheckerFindsPlantedViolations(t *testing.T) {
@@ -163,6 +171,21 @@ func TestCheckerFindsPlantedViolations(t *testing.T) {
 			p.pauses[0].to = p.now
 			p.post(k, 1, 0)
 		}, nil},
+
+		{"stopped already", func(p *past) { p.ordinary(k, 100); p.asked("again", "stop", "succeeded", "ALREADY_STOPPED") }, nil},
+		{"running already, from the beginning", func(p *past) { p.asked(k, "start", "succeeded", "ALREADY_RUNNING") }, nil},
+		{"running already, mended by hand", func(p *past) {
+			p.ordinary(k, 100)
+			p.mended = append(p.mended, mending{at: p.tick(), server: 7})
+			p.asked("again", "start", "succeeded", "ALREADY_RUNNING")
+		}, nil},
+		{"stopped meanwhile", func(p *past) {
+			p.request("waits")
+			p.event("waits", "accepted")
+			p.ordinary(k, 100)
+			p.event("waits", "succeeded", because("ALREADY_STOPPED"))
+		}, nil},
+		{"restart of what is stopped", func(p *past) { p.ordinary(k, 100); p.asked("again", "restart", "rejected", "WRONG_STATE") }, nil},
 
 		{"two tasks", func(p *past) { p.ordinary(k, 100); p.event(k, "submitting"); p.post(k, 2, 101) }, []string{twoEffects, postAfterEnd, finalChanged}},
 		{"two tasks by the same attempt", func(p *past) {
@@ -301,6 +324,29 @@ func TestCheckerFindsPlantedViolations(t *testing.T) {
 			again.resumed, again.finished = p.tasks[101].started, p.tasks[101].finished
 			p.tasks[100] = again
 		}, []string{twoInCluster}},
+		{"said to be stopped, but it runs", func(p *past) { p.asked(k, "stop", "succeeded", "ALREADY_STOPPED") }, []string{wrongOutcome}},
+		{"said to be stopped, but it was mended", func(p *past) {
+			p.ordinary(k, 100)
+			p.mended = append(p.mended, mending{at: p.tick(), server: 7})
+			p.asked("again", "stop", "succeeded", "ALREADY_STOPPED")
+		}, []string{wrongOutcome}},
+		{"said to be stopped, but another is", func(p *past) {
+			p.ordinary(k, 100)
+			stopped := p.tasks[100]
+			stopped.server = 8
+			p.tasks[100] = stopped
+			p.asked("again", "stop", "succeeded", "ALREADY_STOPPED")
+		}, []string{wrongOutcome}},
+		{"said to run, but it is stopped", func(p *past) { p.ordinary(k, 100); p.asked("again", "start", "succeeded", "ALREADY_RUNNING") }, []string{wrongOutcome}},
+		{"said to be stopped, of a start", func(p *past) { p.ordinary(k, 100); p.asked("again", "start", "succeeded", "ALREADY_STOPPED") }, []string{wrongOutcome}},
+		{"stopped already, by its own call", func(p *past) {
+			p.request(k)
+			p.event(k, "accepted")
+			p.event(k, "submitting")
+			p.post(k, 1, 100)
+			p.event(k, "succeeded", because("ALREADY_STOPPED"))
+		}, []string{unwantedEffect}},
+		{"restart refused of what runs", func(p *past) { p.asked(k, "restart", "rejected", "WRONG_STATE") }, []string{wrongOutcome}},
 		{"panic", func(p *past) { p.panics = []string{"panic: nil"} }, []string{panicked}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -340,5 +386,24 @@ func TestOperationIDsAreThoseOfTheProduct(t *testing.T) {
 	t.Parallel()
 	if got, want := operationOf("disk-4711"), events.OperationID("disk-4711"); got != want {
 		t.Errorf("operation of the key: %s, want %s", got, want)
+	}
+}
+
+// TestOneKindOfViolationHidesNoOther is about the report of a run that went very wrong.
+func TestOneKindOfViolationHidesNoOther(t *testing.T) {
+	t.Parallel()
+	var all []violation
+	for i := range 1000 {
+		all = append(all, violation{stuck, fmt.Sprint("operation-", i), "no end"})
+	}
+	all = append(all, violation{twoEffects, "the-worst", "two tasks"})
+	text := describeViolations(all)
+	for _, want := range []string{"stuck              1000\n", "and 990 more\n", "two-effects        1\n    the-worst: two tasks\n", "lost               0\n"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the report lacks %q:\n%s", want, text)
+		}
+	}
+	if lines, most := strings.Count(text, "\n"), len(ruleNames())+maxExamples+2; lines > most {
+		t.Errorf("%d lines, want %d at most", lines, most)
 	}
 }

@@ -7,5 +7,10 @@
 // left: it knows the journal's JSON and OCP's log, and imports nothing of ours.
 // checks_test.go plants each violation and sees that the checker finds it.
 //
+// What it does not do is make clocks jump: the kernel has no namespace for the time of
+// day, and a library that is loaded first (faketime) does not reach a static binary.
+// An OCP whose clock is off and jumps is a test of package agent's; what an agent
+// times for itself, it times by the monotonic clock.
+//
 //	go test ./agent/chaos -run Chaos -chaos.time 2m -v
 package chaos

@@ -61,7 +61,8 @@ type load struct {
 	retries   map[string]int // orders sent, by operation
 	cancels   map[string]int
 	ordered   map[string]bool // operations with an acknowledged order to retry
-	kinds     map[string]int  // operations by what is special about them
+	mended    []mending
+	kinds     map[string]int // operations by what is special about them
 }
 
 // wish is an operation as the load wants it.
@@ -337,7 +338,7 @@ func (l *load) saw(e event) {
 		return
 	case e.State == "succeeded":
 		w.server.stopped = w.kind == events.Stop
-	case taskOf(e.document) != 0, code == "OCP_REFUSED", code == "OUTCOME_UNKNOWN": // it is not as the load thought, or in between
+	case taskOf(e.document) != 0, code == "OCP_REFUSED", code == "OUTCOME_UNKNOWN", code == "WRONG_STATE": // it is not as the load thought, or in between
 		l.mend(e.ID, w)
 		return
 	}
@@ -374,6 +375,7 @@ func (l *load) mend(id string, w *wish) {
 		defer l.mu.Unlock()
 		if w.server.users == 1 {
 			w.server.stopped = false
+			l.mended = append(l.mended, mending{at: time.Now(), server: w.server.id})
 			if err := l.sim.SetServer(w.server.cluster, w.server.id, "RUNNING", "ACTIVE"); err != nil {
 				panic(err)
 			}

@@ -81,15 +81,7 @@ func (a *arena) report(h history, v verdict) string {
 		line("  %s", e)
 	}
 	line("VIOLATIONS: %d", len(v.violations))
-	for _, rule := range ruleNames() {
-		line("  %-18s %d", rule, v.count(rule))
-	}
-	shown := map[string]int{}
-	for _, one := range v.violations {
-		if shown[one.rule]++; shown[one.rule] <= 10 {
-			line("  %s", one)
-		}
-	}
+	b.WriteString(describeViolations(v.violations))
 	return b.String()
 }
 

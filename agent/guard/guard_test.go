@@ -76,7 +76,7 @@ func zoneStatus(zone int, status string) func(*Question) {
 	return func(q *Question) { q.Facts.Zones[zone-1].Status = status }
 }
 
-func ofKind(k events.Kind) func(*Question)        { return func(q *Question) { q.Operation.Kind = k } }
+func ofKind(k events.Kind) func(*Question)      { return func(q *Question) { q.Operation.Kind = k } }
 func target(id int64) func(*Question)           { return func(q *Question) { q.Operation.ServerID = id } }
 func limit(set func(*Limits)) func(q *Question) { return func(q *Question) { set(&q.Policy.Limits) } }
 func concurrent(n int) func(*Question)          { return limit(func(l *Limits) { l.MaxConcurrent = n }) }

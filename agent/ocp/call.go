@@ -14,13 +14,10 @@ import (
 	"time"
 
 	"github.com/sethvargo/go-retry"
-	"github.com/sony/gobreaker/v2"
 )
 
 // ErrBudget means that a request was not sent because the budget is used up.
 var ErrBudget = errors.New("request budget of OCP used up")
-
-var errLeftAlone = errors.New("OCP has not answered for a while and is left alone for some seconds")
 
 const (
 	maxBodyBytes  = 8 << 20
@@ -114,9 +111,9 @@ func (c *Client) exchange(ctx context.Context, via *http.Client, call call) (Env
 	if err := c.budget.Wait(ctx); err != nil {
 		return Envelope{}, call.failure(NotSent, fmt.Errorf("%w: %w", ErrBudget, err))
 	}
-	envelope, err := c.breaker.Execute(func() (Envelope, error) { return c.attempt(ctx, via, call) })
-	if errors.Is(err, gobreaker.ErrOpenState) || errors.Is(err, gobreaker.ErrTooManyRequests) {
-		return Envelope{}, call.failure(NotSent, errLeftAlone)
+	envelope, err := c.breaker.do(func() (Envelope, error) { return c.attempt(ctx, via, call) })
+	if errors.Is(err, errLeftAlone) {
+		return Envelope{}, call.failure(NotSent, err)
 	}
 	return envelope, err
 }

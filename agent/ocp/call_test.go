@@ -570,26 +570,41 @@ func TestAnOCPThatDoesNotAnswerIsLeftAlone(t *testing.T) {
 			}
 			return response(503, "<html>"), nil
 		})
-		began := time.Now()
-		spared := 0
-		for range 100 {
-			if _, err := c.Zones(t.Context(), 1); ClassOf(err) == NotSent {
-				spared++
+		look := func(lasts time.Duration) (spared int) {
+			for end := time.Now().Add(lasts); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+				if _, err := c.Zones(t.Context(), 1); ClassOf(err) == NotSent {
+					spared++
+				}
 			}
+			return spared
 		}
-		if got, want := asked.Load(), breakerTrips+int64(time.Since(began)/breakerPause); got > want {
-			t.Errorf("%d requests reached an OCP that does not answer in %s, want %d at most", got, time.Since(began), want)
+		recovers := func(atMost time.Duration) {
+			t.Helper()
+			healthy.Store(true)
+			began := time.Now()
+			for err := errLeftAlone; err != nil; _, err = c.Zones(t.Context(), 1) {
+				time.Sleep(50 * time.Millisecond)
+			}
+			if took := time.Since(began); took > atMost {
+				t.Errorf("OCP answered again %s ago before it was asked, want %s at most", took, atMost)
+			}
+			healthy.Store(false)
 		}
-		if spared < 50 { // the others were the first few, and a try now and then
-			t.Errorf("%d of 100 calls failed without being sent, want most of them", spared)
+		// A call that fails takes up to two seconds, with its tries again.
+		look(4 * time.Second)
+		recovers(2*breakerMinPause + 2*time.Second)
+
+		asked.Store(0)
+		const hour = time.Hour
+		if spared := look(hour); spared < 1000 {
+			t.Errorf("%d calls in an hour failed without being sent, want most of them", spared)
 		}
-		healthy.Store(true)
-		time.Sleep(breakerPause + time.Second)
-		if _, err := c.Zones(t.Context(), 1); err != nil {
-			t.Errorf("OCP answers again, but: %v", err)
+		if got, want := asked.Load(), int64(breakerTrips+8+hour/breakerMaxPause); got > want {
+			t.Errorf("%d requests reached an OCP that does not answer in an hour, want %d at most", got, want)
 		}
-		if !slices.Equal(told, []bool{true, false}) {
-			t.Errorf("told %v, want that it is left alone, then that it is not", told)
+		recovers(breakerMaxPause*5/4 + 2*time.Second)
+		if !slices.Equal(told, []bool{true, false, true, false}) {
+			t.Errorf("told %v, want that it is left alone, then that it is not, twice", told)
 		}
 	})
 }

@@ -2,7 +2,6 @@ package ocp
 
 import (
 	"cmp"
-	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -14,18 +13,10 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/sony/gobreaker/v2"
 	"golang.org/x/time/rate"
 )
 
 var errProxy = errors.New("the proxy that the environment names is not a valid URL")
-
-// An OCP that has failed to answer so many requests in a row gets none for the
-// pause, and then one at a time until it answers.
-const (
-	breakerTrips = 10
-	breakerPause = 5 * time.Second
-)
 
 // DefaultTimeout is the deadline of a call where Config.Timeout is zero.
 const DefaultTimeout = 10 * time.Second
@@ -65,7 +56,7 @@ type Config struct {
 	// Retried, if not nil, is told of each retry of a read.
 	Retried func(endpoint string)
 	// LeftAlone, if not nil, is told when OCP gets no more requests because it does
-	// not answer, and when it does again.
+	// not answer, and when it does again. It must not call the client.
 	LeftAlone func(bool)
 	// Now is the clock of signatures and of ClockOffset; nil: time.Now.
 	Now func() time.Time
@@ -80,7 +71,7 @@ type Client struct {
 	timeout     time.Duration
 	userAgent   string
 	budget      *rate.Limiter
-	breaker     *gobreaker.CircuitBreaker[Envelope]
+	breaker     *breaker
 	reads       *http.Client
 	posts       *http.Client
 	observe     func(endpoint, code string, took time.Duration)
@@ -179,21 +170,6 @@ func newBudget(maxRPS float64) *rate.Limiter {
 		return rate.NewLimiter(rate.Inf, 0)
 	}
 	return rate.NewLimiter(rate.Limit(maxRPS), int(max(1, min(maxRPS, math.MaxInt32))))
-}
-
-// newBreaker spares an OCP that is in trouble. A definite no is an answer.
-func newBreaker(leftAlone func(bool)) *gobreaker.CircuitBreaker[Envelope] {
-	return gobreaker.NewCircuitBreaker[Envelope](gobreaker.Settings{
-		Timeout:      breakerPause,
-		ReadyToTrip:  func(counts gobreaker.Counts) bool { return counts.ConsecutiveFailures >= breakerTrips },
-		IsSuccessful: func(err error) bool { return err == nil || ClassOf(err) == Refused },
-		IsExcluded:   func(err error) bool { return errors.Is(err, context.Canceled) },
-		OnStateChange: func(_ string, from, to gobreaker.State) {
-			if leftAlone != nil && (to == gobreaker.StateOpen && from == gobreaker.StateClosed || to == gobreaker.StateClosed) {
-				leftAlone(to == gobreaker.StateOpen)
-			}
-		},
-	})
 }
 
 // newHTTPClient follows no redirect: it would turn a POST into another request, or

@@ -104,7 +104,7 @@ func checkConnection(ctx context.Context, a app) error {
 	c.nats(ctx, config)
 	var health ocpHealth
 	m := metrics.New(prometheus.NewRegistry(), version(), "", func() time.Duration { return 0 })
-	client, err := newOCPClient(config, m, &health, slog.New(slog.DiscardHandler))
+	client, err := newOCPClient(config, m, &health, slog.New(slog.DiscardHandler), func(bool) {})
 	if err != nil {
 		return exit(exitUsage, err)
 	}

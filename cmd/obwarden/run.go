@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/signal"
@@ -37,7 +38,15 @@ const (
 	readyInterval = 10 * time.Second // between looks at whether the agent is ready
 	// inventoryInterval is how old the list of clusters may be that commands go by.
 	inventoryInterval = 10 * time.Minute
-	embeddedTries     = 6 // looks in a row at an embedded server out of order, until the process ends
+
+	callTimeout   = 2 * time.Second // of JetStream's answer to a read, until it counts as lost
+	embeddedTries = 6               // looks in a row at an embedded server out of order, until the process ends
+
+	// endTimeout is how long everything may take to end by itself, and closeTimeout
+	// how long the connection to NATS then may: together less than two seconds,
+	// also while NATS stands still.
+	endTimeout   = 1700 * time.Millisecond
+	closeTimeout = 200 * time.Millisecond
 )
 
 func newRun(a app) *cobra.Command {
@@ -85,21 +94,21 @@ func runAgent(ctx context.Context, c Config, log *slog.Logger, hangups <-chan os
 	}
 	defer listener.Close()
 
-	url := c.NATSURL
+	url, checkDisk := c.NATSURL, func() error { return nil }
 	if url == "" {
 		server, err := events.StartServer(c.NATSListen, c.DataDir, log)
 		if err != nil {
 			return err
 		}
 		defer func() { err = errors.Join(err, server.Close()) }()
-		url = server.URL()
+		url, checkDisk = server.URL(), server.CheckDisk
 	}
 	nc, err := connectAgent(ctx, url, c.NATSCredsFile, log)
 	if err != nil {
 		return err
 	}
-	defer nc.Close()
-	js, err := jetstream.New(nc)
+	defer func() { atMost(closeTimeout, nc.Close) }() // it writes out what it holds, and waits for whoever is at that
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(callTimeout))
 	if err != nil {
 		return fmt.Errorf("JetStream on %s: %w", nc.ConnectedUrlRedacted(), err)
 	}
@@ -112,7 +121,7 @@ func runAgent(ctx context.Context, c Config, log *slog.Logger, hangups <-chan os
 	var a *agent.Agent
 	m := metrics.New(registry, version(), runtime.Version(), func() time.Duration { return a.OldestProgress() })
 	var health ocpHealth
-	client, err := newOCPClient(c, m, &health, log)
+	client, err := newOCPClient(c, m, &health, log, func(alone bool) { a.OCPLeftAlone(alone) })
 	if err != nil {
 		return exit(exitUsage, err)
 	}
@@ -126,30 +135,50 @@ func runAgent(ctx context.Context, c Config, log *slog.Logger, hangups <-chan os
 		Timeout: min(c.OCPTimeout, c.Settle/2),
 	})
 	ready := func(ctx context.Context) error {
-		return errors.Join(usable(ctx, nc, js, c), a.JournalError())
+		return errors.Join(checkDisk(), usable(ctx, nc, js, c), a.JournalError())
 	}
 	handler := web.Handler(web.Config{Gatherer: registry, OCP: health.String, Ready: ready})
 
 	if c.anonymous() {
 		log.Warn("no credentials for OCP: set OBWARDEN_OCP_USERNAME and OBWARDEN_OCP_PASSWORD, or OBWARDEN_OCP_ACCESS_KEY and OBWARDEN_OCP_SECRET_KEY")
 	}
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return web.Serve(ctx, listener, handler) })
-	group.Go(func() error { return a.Run(ctx) })
-	group.Go(func() error { keepInventory(ctx, client, streams.Control, c, log); return nil })
+	group, alive := errgroup.WithContext(ctx)
+	group.Go(func() error { return web.Serve(alive, listener, handler) })
+	group.Go(func() error { return a.Run(alive) })
+	group.Go(func() error { keepInventory(alive, client, streams.Control, c, log); return nil })
 	group.Go(func() error {
 		w := policyWatch{file: c.PolicyFile, taken: policy.Hash, apply: a.SetPolicy, reloaded: func(error) {}, log: log}
-		w.run(ctx, hangups)
+		w.run(alive, hangups)
 		return nil
 	})
-	group.Go(func() error { return watchReady(ctx, ready, c.NATSURL == "", log) })
+	group.Go(func() error { return watchReady(alive, ready, c.NATSURL == "", log) })
 	log.Info("ready", "version", version(), "nats", nc.ConnectedUrlRedacted(), "http", "http://"+listener.Addr().String(), "ocp", c.OCPURL)
 	if running != nil {
 		running(started{NATS: js, URL: url, HTTP: "http://" + listener.Addr().String()})
 	}
-	err = group.Wait()
+	<-alive.Done()
+	ended := make(chan error, 1)
+	if !atMost(endTimeout, func() { ended <- group.Wait() }) {
+		log.Warn("something does not end; leaving it. Requests that are not handed back go to another agent after the ack wait")
+		if ctx.Err() == nil {
+			return context.Cause(alive) // nobody told it to end
+		}
+		return nil
+	}
 	log.Info("stopped")
-	return err
+	return <-ended
+}
+
+// atMost waits for do, but not longer than d, and reports whether do has ended.
+func atMost(d time.Duration, do func()) bool {
+	done := make(chan struct{})
+	go func() { do(); close(done) }()
+	select {
+	case <-done:
+		return true
+	case <-time.After(d):
+		return false
+	}
 }
 
 // keepInventory writes down which clusters OCP shows, for commands that have no
@@ -204,6 +233,12 @@ func connectAgent(ctx context.Context, url, creds string, log *slog.Logger) (*na
 		nats.MaxReconnects(-1),
 		nats.IgnoreAuthErrorAbort(), // a user that is taken away for a while comes back
 		nats.Timeout(2 * time.Second),
+		// A connection that is dead without a sign is found out: within half a minute by
+		// pings, or sooner by a write that is stuck, for which everything else would wait.
+		nats.CustomReconnectDelay(reconnectDelay),
+		nats.PingInterval(10 * time.Second),
+		nats.FlusherTimeout(5 * time.Second),
+		nats.ReconnectOnFlusherError(),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			if err != nil {
 				log.Error("NATS is gone; requests wait there, operations stand still until it is back", "error", err)
@@ -220,6 +255,12 @@ func connectAgent(ctx context.Context, url, creds string, log *slog.Logger) (*na
 		return nil, exit(exitUnreachable, fmt.Errorf("connect to NATS at %s: %w; is OBWARDEN_NATS_URL right, and OBWARDEN_NATS_CREDS_FILE?", redact(url), err))
 	}
 	return nc, nil
+}
+
+// reconnectDelay is the pause after so many rounds of servers that were all away:
+// NATS that is started anew is back in a moment, and is not to be waited for.
+func reconnectDelay(rounds int) time.Duration {
+	return min(100*time.Millisecond<<min(rounds, 8), 2*time.Second) + rand.N(100*time.Millisecond)
 }
 
 // openStreams tries until a NATS cluster that is just starting has its leaders: until
@@ -307,7 +348,8 @@ func (h *ocpHealth) String() string {
 	return "not asked yet"
 }
 
-func newOCPClient(c Config, m *metrics.Metrics, health *ocpHealth, log *slog.Logger) (*ocp.Client, error) {
+// newOCPClient calls leftAlone when OCP is, because it does not answer, and when it does again.
+func newOCPClient(c Config, m *metrics.Metrics, health *ocpHealth, log *slog.Logger, leftAlone func(bool)) (*ocp.Client, error) {
 	return ocp.New(ocp.Config{
 		URL: c.OCPURL, Username: c.OCPUsername, Password: c.OCPPassword, AccessKey: c.OCPAccessKey, SecretKey: c.OCPSecretKey,
 		API: ocp.API(c.OCPAPI), Params: ocp.ParamStyle(c.OCPParams), CAFile: c.OCPCAFile,
@@ -323,6 +365,7 @@ func newOCPClient(c Config, m *metrics.Metrics, health *ocpHealth, log *slog.Log
 			} else {
 				log.Info("OCP answers again", "ocp", c.OCPURL)
 			}
+			leftAlone(alone)
 		},
 	})
 }
