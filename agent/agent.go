@@ -71,6 +71,7 @@ type Agent struct {
 	policy  atomic.Pointer[guard.Policy]
 	active  chan struct{} // a place for each operation that does something
 
+	news      atomic.Uint64 // counts what people change: policies, pauses
 	leftAlone atomic.Bool   // OCP, because it does not answer
 	changed   chan struct{} // leftAlone has
 
@@ -101,6 +102,7 @@ type held struct {
 	cause    error     // why the outcome of the latest call is not known
 	failures int       // looks in a row that failed
 	refusals int       // looks in a row that OCP refused
+	news     uint64    // what the latest decision knew
 }
 
 // position is what others may read of an operation while it is worked on.
@@ -136,6 +138,7 @@ func New(c Config) *Agent {
 // SetPolicy has everything from now on decided by p, and what waits decided anew.
 func (a *Agent) SetPolicy(p *guard.Policy) {
 	a.policy.Store(p)
+	a.news.Add(1)
 	a.reconsider(func(position) bool { return true })
 }
 
@@ -156,6 +159,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	})
 	group.Go(func() error {
 		return a.control.watch(ctx, sync.OnceFunc(func() { close(paused) }), func(cluster int64) {
+			a.news.Add(1)
 			a.reconsider(func(p position) bool { return p.heldBack && (cluster == events.AllClusters || p.cluster == cluster) })
 		})
 	})
@@ -381,6 +385,9 @@ func (a *Agent) work(ctx context.Context, h *held) {
 		var inbox []delivery
 		if h.do != Submit && ctx.Err() == nil { // nothing comes between the intent and the call
 			inbox, h.inbox = h.inbox, nil
+		}
+		if h.do == Decide && h.entry.Operation.State == events.Waiting && h.news != a.news.Load() {
+			h.at = time.Time{} // decided before somebody changed what it rests on
 		}
 		done := len(inbox) == 0 && (ctx.Err() != nil || a.closing || h.owner == nil || time.Now().Before(h.at))
 		if done {

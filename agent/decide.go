@@ -27,6 +27,7 @@ const Fail guard.Verdict = "fail"
 // asks about OCP's failed task instead of a first call.
 func (a *Agent) decide(ctx context.Context, h *held, retry bool) (Decided, error) {
 	op := h.entry.Operation
+	h.news = a.news.Load()
 	q := guard.Question{Policy: a.policy.Load(), Operation: op, Retry: retry, Now: time.Now()}
 	decided, err := a.decideOn(ctx, &q)
 	if err != nil {

@@ -117,7 +117,7 @@ func newSiteOn(t *testing.T, disk string) (site, []ocpsim.ClusterConfig) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := newSite(t, ocpsim.Config{Clusters: clusters, Speed: 200})
+	s := newSite(t, ocpsim.Config{Clusters: clusters, Speed: 200}).lax(t)
 	s.environ["OBWARDEN_DATA_DIR"] = filepath.Join(disk, "data")
 	s.environ["OBWARDEN_HTTP_LISTEN"] = freeAddress(t)
 	return s, clusters

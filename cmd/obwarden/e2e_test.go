@@ -568,3 +568,18 @@ func awaitState(t *testing.T, js jetstream.JetStream, key string, want events.St
 		time.Sleep(20 * time.Millisecond)
 	}
 }
+
+// lax has the agents hold nothing back but a second operation in a cluster: for tests
+// that are about something else, and stop more than a policy would let them.
+func (s site) lax(t *testing.T) site {
+	t.Helper()
+	const policy = `defaults: {keep_zones: 0, one_zone_at_a_time: false, keep_root_server: false, cooldown: {server: 0s, zone: 0s, failure: 0s}, budget: {operations: 0, window: 1h}, pause_after_failures: 0}
+fleet_budget: {operations: 0, window: 1h}
+`
+	file := filepath.Join(t.TempDir(), "policy.yaml")
+	if err := os.WriteFile(file, []byte(policy), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.environ["OBWARDEN_POLICY_FILE"] = file
+	return s
+}

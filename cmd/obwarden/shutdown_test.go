@@ -55,7 +55,7 @@ func TestAnAgentEndsInTimeWhileNATSStandsStill(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := newSite(t, ocpsim.Config{Clusters: clusters, Speed: 60})
+	s := newSite(t, ocpsim.Config{Clusters: clusters, Speed: 60}).lax(t)
 	server := s.natsProcess(t)
 	agent := startProcess(t, s.environ, "run")
 	s.ready(t)

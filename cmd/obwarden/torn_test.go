@@ -30,7 +30,7 @@ func TestKilledUnderLoadWithTornFilesEveryAcknowledgedRequestEnds(t *testing.T) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := newSite(t, ocpsim.Config{Clusters: clusters, Speed: 300})
+	s := newSite(t, ocpsim.Config{Clusters: clusters, Speed: 300}).lax(t)
 	agent := startProcess(t, s.environ, "run")
 	s.ready(t)
 	var acknowledged []string
