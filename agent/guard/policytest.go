@@ -105,9 +105,9 @@ type zoneFile struct {
 
 type serverFile struct {
 	ID          int64       `yaml:"id" required:"true" min:"1" max:"9007199254740991"`
-	Status      status      `yaml:"status"`
-	InnerStatus innerStatus `yaml:"inner_status"`
-	Root        bool        `yaml:"root"` // runs a root service
+	Status      status      `yaml:"status"`       // RUNNING where nothing is said
+	InnerStatus innerStatus `yaml:"inner_status"` // ACTIVE where it is RUNNING, else INACTIVE
+	Root        bool        `yaml:"root"`         // runs a root service
 	IP          string      `yaml:"ip"`
 	Port        int         `yaml:"port" min:"1" max:"65535"`
 	At          position
@@ -388,9 +388,13 @@ func (t *policyTest) zones() []ocp.Zone {
 			Region: z.Region, IDC: z.IDC, ClusterID: t.Topology.Cluster.ID, ServerCount: len(z.Servers),
 		}
 		for _, s := range z.Servers {
+			inner := innerStatus("ACTIVE")
+			if cmp.Or(s.Status, "RUNNING") != "RUNNING" {
+				inner = "INACTIVE"
+			}
 			zone.Servers = append(zone.Servers, ocp.Server{
 				ID: s.ID, ClusterID: t.Topology.Cluster.ID, Zone: zone.Name, Status: string(cmp.Or(s.Status, "RUNNING")),
-				InnerStatus: string(cmp.Or(s.InnerStatus, "ACTIVE")), WithRootServer: s.Root,
+				InnerStatus: string(cmp.Or(s.InnerStatus, inner)), WithRootServer: s.Root,
 				IP: cmp.Or(s.IP, fmt.Sprintf("10.0.0.%d", s.ID)), Port: cmp.Or(s.Port, 2882),
 			})
 		}

@@ -422,12 +422,13 @@ func (d *document) scalar(node ast.Node, v reflect.Value) {
 	}
 	switch v.Kind() {
 	case reflect.String:
-		if isScalar(node) && !isText {
-			d.faultf(at, "must be text, is %s; put it in quotes", kindOf(node))
-		} else if !isText {
-			d.faultf(at, "must be text, is %s", kindOf(node))
-		} else {
+		switch {
+		case isText:
 			v.SetString(text)
+		case isScalar(node):
+			d.faultf(at, "must be text, is %s; put it in quotes", kindOf(node))
+		default:
+			d.faultf(at, "must be text, is %s", kindOf(node))
 		}
 	case reflect.Bool:
 		if node.Type() != ast.BoolType {
