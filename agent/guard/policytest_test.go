@@ -109,7 +109,7 @@ tests:
 	}
 	z := q.Facts.Zones
 	if len(z) != 2 || z[0].Status != "RUNNING" || z[0].InnerStatus != "ACTIVE" || z[0].ServerCount != 2 || z[0].Region != "east" || z[1].InnerStatus != "INACTIVE" ||
-		z[0].Servers[0].Status != "RUNNING" || z[0].Servers[1].Status != "STOPPED" || !z[0].Servers[1].WithRootServer || z[0].Servers[1].Zone != "z1" || z[0].Servers[1].IP == "" {
+		z[0].Servers[0].Status != "RUNNING" || z[0].Servers[0].InnerStatus != "ACTIVE" || z[0].Servers[1].Status != "STOPPED" || z[0].Servers[1].InnerStatus != "INACTIVE" || !z[0].Servers[1].WithRootServer || z[0].Servers[1].Zone != "z1" || z[0].Servers[1].IP == "" {
 		t.Errorf("zones: %+v", z)
 	}
 	if a := q.Operation.Approvals; len(a) != 2 || a[0].By != "bob" || !a[0].At.Equal(now) || a[1].By != "ann" || !a[1].At.Equal(now.Add(-5*time.Minute)) {

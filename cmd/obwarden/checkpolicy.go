@@ -24,9 +24,10 @@ Exit codes: 0 all is well, 1 a policy test failed, 2 a file is faulty.`,
 	byDefault := cmd.Flags().Bool("default", false, "print the built-in policy, with comments, to be copied and changed")
 	schema := cmd.Flags().Bool("schema", false, "print the JSON Schema of a policy file, for editors")
 	test := cmd.Flags().Bool("test", false, "run policy tests")
-	cmd.MarkFlagsMutuallyExclusive("default", "schema", "test")
 	cmd.Args = func(cmd *cobra.Command, args []string) error {
 		switch {
+		case *byDefault && *schema, *schema && *test, *test && *byDefault:
+			return usagef("--default, --schema, --test: one of them")
 		case *test && len(args) == 0:
 			return usagef("FILE: missing")
 		case *test:
@@ -96,7 +97,7 @@ func testPolicies(a app, files []string) error {
 			fmt.Fprintln(a.stdout, s.render(line{{"✗ ", red}, {cleanLine(file), bold}, {fmt.Sprintf(": %d of %d cases failed", failed, len(results)), ""}}))
 			continue
 		}
-		fmt.Fprintln(a.stdout, s.render(line{{"✓ ", green}, {cleanLine(file), bold}, {fmt.Sprintf(": %d cases", len(results)), ""}}))
+		fmt.Fprintln(a.stdout, s.render(line{{"✓ ", green}, {cleanLine(file), bold}, {fmt.Sprintf(": all %d decided as expected", len(results)), ""}}))
 	}
 	if worst != 0 {
 		return exitError{code: worst}
