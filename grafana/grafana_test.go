@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
@@ -85,7 +84,7 @@ func series(t *testing.T) map[string][]string {
 			}
 			names[found[1]] = labels
 		}
-	}}, "test", "go", func() time.Duration { return 0 })
+	}}, "test", "go", metrics.Scraped{})
 	if m == nil || len(names) == 0 {
 		t.Fatal("no metrics of the agent")
 	}
