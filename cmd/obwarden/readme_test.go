@@ -106,7 +106,7 @@ func metricsTable(t *testing.T) string {
 	var b strings.Builder
 	b.WriteString("\n| metric | type | labels | meaning |\n|---|---|---|---|\n")
 	for _, c := range r.collectors {
-		kind := map[string]string{"CounterVec": "counter", "counter": "counter", "GaugeVec": "gauge", "valueFunc": "gauge", "HistogramVec": "histogram", "histogram": "histogram"}[reflect.TypeOf(c).Elem().Name()]
+		kind := map[string]string{"CounterVec": "counter", "counter": "counter", "GaugeVec": "gauge", "gauge": "gauge", "valueFunc": "gauge", "HistogramVec": "histogram", "histogram": "histogram"}[reflect.TypeOf(c).Elem().Name()]
 		descs := make(chan *prometheus.Desc, 1000)
 		c.Describe(descs)
 		close(descs)
