@@ -79,6 +79,52 @@ func TestAlertmanagerTakesItsConfiguration(t *testing.T) {
 	tool(t, "amtool", "check-config", "alertmanager/alertmanager.yml")
 }
 
+// compose.yaml cannot be run here: what it names must at least be there.
+func TestComposeNamesWhatIsThere(t *testing.T) {
+	t.Parallel()
+	var compose struct {
+		Services map[string]struct {
+			Image   string
+			Build   any
+			Volumes []string
+			Ports   []string
+			Configs []struct{ Source, Target string }
+		}
+		Configs map[string]struct{ Content string }
+		Volumes map[string]any
+	}
+	readYAML(t, "compose.yaml", &compose)
+	for _, want := range []string{"nats", "simulator", "agent", "prometheus", "alertmanager", "grafana"} {
+		if _, ok := compose.Services[want]; !ok {
+			t.Errorf("no service %s", want)
+		}
+	}
+	pinned := regexp.MustCompile(`:v?\d+\.\d+\.\d+(-[a-z]+)?$`)
+	for name, s := range compose.Services {
+		if s.Build == nil && !pinned.MatchString(s.Image) {
+			t.Errorf("%s: image %q has no version", name, s.Image)
+		}
+		for _, v := range s.Volumes {
+			from, _, _ := strings.Cut(v, ":")
+			_, named := compose.Volumes[from]
+			if _, err := os.Stat(from); err != nil && !named {
+				t.Errorf("%s: %s is neither a file nor a volume", name, from)
+			}
+		}
+		for _, p := range s.Ports {
+			if !strings.HasPrefix(p, "127.0.0.1:") {
+				t.Errorf("%s: port %s is open to the world", name, p)
+			}
+		}
+		for _, c := range s.Configs {
+			var content any
+			if err := yaml.Unmarshal([]byte(compose.Configs[c.Source].Content), &content); err != nil || content == nil {
+				t.Errorf("%s: config %s: %v, %v", name, c.Source, content, err)
+			}
+		}
+	}
+}
+
 func TestEveryAlertTellsAPersonWhatToDo(t *testing.T) {
 	t.Parallel()
 	runbook, err := os.ReadFile("prometheus/runbook.md")

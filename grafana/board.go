@@ -33,6 +33,9 @@ func Dashboards() (map[string][]byte, error) {
 	} {
 		b := newBoard(uid)
 		build(b)
+		for _, add := range b.parts {
+			add()
+		}
 		built, err := b.Build()
 		if err != nil {
 			return nil, fmt.Errorf("build dashboard %s: %w", uid, err)
@@ -50,8 +53,16 @@ func Dashboards() (map[string][]byte, error) {
 type board struct {
 	//nolint:staticcheck // The form that every Grafana in use reads; its successor needs 13.
 	*dashboard.DashboardBuilder
-	panels uint32
+	// parts are added when all is said about them: what is added is a copy.
+	parts []func()
 }
+
+func (b *board) panel(p cog.Builder[dashboard.Panel]) {
+	b.parts = append(b.parts, func() { b.WithPanel(p) })
+}
+
+// next is the id of the next panel.
+func (b *board) next() uint32 { return uint32(len(b.parts)) + 1 }
 
 // Selectors of the series of the chosen jobs, and of the chosen of their agents or kinds.
 const (
@@ -124,8 +135,8 @@ func (b *board) window() {
 
 // row begins a new row.
 func (b *board) row(title string) {
-	b.panels++
-	b.WithRow(dashboard.NewRowBuilder(title).Id(b.panels))
+	row := dashboard.NewRowBuilder(title).Id(b.next())
+	b.parts = append(b.parts, func() { b.WithRow(row) })
 }
 
 // query is one expression and the name of what it finds.
@@ -181,8 +192,7 @@ func steps(below string, above ...level) *dashboard.ThresholdsConfigBuilder {
 
 // stat is one number, colored by its levels; to is the dashboard that tells more.
 func (b *board) stat(p panel, to string, levels *dashboard.ThresholdsConfigBuilder) *stat.PanelBuilder {
-	b.panels++
-	s := stat.NewPanelBuilder().Id(b.panels).Title(p.title).Description(p.description).Unit(p.unit).NoValue(p.empty).
+	s := stat.NewPanelBuilder().Id(b.next()).Title(p.title).Description(p.description).Unit(p.unit).NoValue(p.empty).
 		Span(p.width).Height(statHeight).Datasource(source()).Thresholds(levels).
 		ColorScheme(dashboard.NewFieldColorBuilder().Mode(dashboard.FieldColorModeIdThresholds)).
 		ColorMode(common.BigValueColorModeBackground).GraphMode(common.BigValueGraphModeArea).
@@ -194,7 +204,7 @@ func (b *board) stat(p panel, to string, levels *dashboard.ThresholdsConfigBuild
 		s.Links([]cog.Builder[dashboard.DashboardLink]{dashboard.NewDashboardLinkBuilder("More").
 			Type(dashboard.DashboardLinkTypeLink).Url("/d/" + to + "?${__url_time_range}&${job:queryparam}&${datasource:queryparam}")})
 	}
-	b.WithPanel(s)
+	b.panel(s)
 	return s
 }
 
@@ -209,8 +219,7 @@ func (b *board) health(p panel, well, ill string) {
 
 // lines is a graph over time. The zero is always in it: a small change is to look small.
 func (b *board) lines(p panel) *timeseries.PanelBuilder {
-	b.panels++
-	g := timeseries.NewPanelBuilder().Id(b.panels).Title(p.title).Description(p.description).Unit(p.unit).NoValue(p.empty).
+	g := timeseries.NewPanelBuilder().Id(b.next()).Title(p.title).Description(p.description).Unit(p.unit).NoValue(p.empty).
 		Span(p.width).Height(graphHeight).Datasource(source()).Min(0).
 		LineWidth(1).FillOpacity(8).ShowPoints(common.VisibilityModeAuto).
 		Legend(common.NewVizLegendOptionsBuilder().ShowLegend(true).DisplayMode(common.LegendDisplayModeTable).
@@ -219,15 +228,14 @@ func (b *board) lines(p panel) *timeseries.PanelBuilder {
 	for i, q := range p.queries {
 		g.WithTarget(q.target(i))
 	}
-	b.WithPanel(g)
+	b.panel(g)
 	return g
 }
 
-// bars is a graph of what happened in each interval, on top of each other.
+// bars is a graph of what happened in each interval, on top of each other. Intervals
+// overlap, so that no event is lost between two scrapes: a sum would count some twice.
 func (b *board) bars(p panel) *timeseries.PanelBuilder {
-	return b.stacked(p).DrawStyle(common.GraphDrawStyleBars).FillOpacity(80).LineWidth(0).
-		Legend(common.NewVizLegendOptionsBuilder().ShowLegend(true).DisplayMode(common.LegendDisplayModeTable).
-			Placement(common.LegendPlacementBottom).Calcs([]string{"sum"}))
+	return b.stacked(p).DrawStyle(common.GraphDrawStyleBars).FillOpacity(80).LineWidth(0)
 }
 
 // stacked is a graph of parts of a whole.
@@ -237,8 +245,7 @@ func (b *board) stacked(p panel) *timeseries.PanelBuilder {
 
 // heat shows how a histogram's observations spread over time.
 func (b *board) heat(p panel) {
-	b.panels++
-	h := heatmap.NewPanelBuilder().Id(b.panels).Title(p.title).Description(p.description).Unit(p.unit).NoValue(p.empty).
+	h := heatmap.NewPanelBuilder().Id(b.next()).Title(p.title).Description(p.description).Unit(p.unit).NoValue(p.empty).
 		Span(p.width).Height(graphHeight).Datasource(source()).
 		Color(heatmap.NewHeatmapColorOptionsBuilder().Mode(heatmap.HeatmapColorModeScheme).Scheme("Oranges").Steps(64)).
 		YAxis(heatmap.NewYAxisConfigBuilder().Unit(p.unit)).ShowLegend()
@@ -246,13 +253,12 @@ func (b *board) heat(p panel) {
 		q.heat, q.exemplars = true, true
 		h.WithTarget(q.target(i))
 	}
-	b.WithPanel(h)
+	b.panel(h)
 }
 
 // ranking is a bar for each of the first few of something.
 func (b *board) ranking(p panel, levels *dashboard.ThresholdsConfigBuilder) {
-	b.panels++
-	g := bargauge.NewPanelBuilder().Id(b.panels).Title(p.title).Description(p.description).Unit(p.unit).NoValue(p.empty).
+	g := bargauge.NewPanelBuilder().Id(b.next()).Title(p.title).Description(p.description).Unit(p.unit).NoValue(p.empty).
 		Span(p.width).Height(graphHeight).Datasource(source()).Min(0).Thresholds(levels).
 		ColorScheme(dashboard.NewFieldColorBuilder().Mode(dashboard.FieldColorModeIdThresholds)).
 		Orientation(common.VizOrientationHorizontal).DisplayMode(common.BarGaugeDisplayModeBasic).
@@ -260,7 +266,7 @@ func (b *board) ranking(p panel, levels *dashboard.ThresholdsConfigBuilder) {
 	for i, q := range p.queries {
 		g.WithTarget(q.target(i).Instant())
 	}
-	b.WithPanel(g)
+	b.panel(g)
 }
 
 // colored gives series of these names the same color everywhere.

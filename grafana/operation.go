@@ -35,14 +35,16 @@ func operation(b *board) {
 	b.heat(panel{"Duration of subtasks", "How many subtasks took how long, of the chosen ones.", "s", "no subtask ended", 12, []query{
 		{expr: `sum by (le) (increase(obwarden_subtask_duration_seconds_bucket{` + ofSubtask + `}[$__rate_interval]))`, legend: "{{le}}"},
 	}})
-	b.lines(panel{"Running now", "Subtasks that run in OCP, in operations that the agents hold.", "short", "no subtask runs", 12, []query{
-		{expr: `sum by (subtask) (obwarden_subtasks_running{` + ofSubtask + `})`, legend: "{{subtask}}"},
+	b.stacked(panel{"Running now", "Subtasks that run in OCP, in operations that the agents hold.", "short", "no subtask runs", 12, []query{
+		{expr: `sum by (subtask) (obwarden_subtasks_running{` + ofSubtask + `}) > 0`, legend: "{{subtask}}"},
 	}})
-	b.lines(panel{"Duration by subtask", "Half of each subtask's runs, and 95 of 100, were over sooner.", "s", "no subtask ended", 12, []query{
-		{expr: quantile(.5, "obwarden_subtask_duration_seconds", ofSubtask, "subtask"), legend: "{{subtask}} p50"},
-		{expr: quantile(.95, "obwarden_subtask_duration_seconds", ofSubtask, "subtask"), legend: "{{subtask}} p95", exemplars: true},
+	b.lines(panel{"Half were over within", "Median of what each subtask took.", "s", "no subtask ended", 12, []query{
+		{expr: quantile(.5, "obwarden_subtask_duration_seconds", ofSubtask, "subtask"), legend: "{{subtask}}"},
 	}})
-	week := b.lines(panel{"Mean duration, and a week ago", "Mean time of the subtasks that ended, against the same time last week (dashed): it shows what became slower.", "s", "no subtask ended", 12, []query{
+	b.lines(panel{"95 of 100 were over within", "95th percentile of what each subtask took. An exemplar names its operation.", "s", "no subtask ended", 12, []query{
+		{expr: quantile(.95, "obwarden_subtask_duration_seconds", ofSubtask, "subtask"), legend: "{{subtask}}", exemplars: true},
+	}})
+	week := b.lines(panel{"Mean duration, and a week ago", "Mean time of the subtasks that ended, against the same time last week (dashed): it shows what became slower.", "s", "no subtask ended", 24, []query{
 		{expr: mean("", ofSubtask), legend: "{{subtask}}"},
 		{expr: mean(" offset 1w", ofSubtask), legend: "{{subtask}}, last week"},
 	}})
