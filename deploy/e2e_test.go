@@ -83,7 +83,6 @@ type world struct {
 	nats, ocp, agent, prometheus, alertmanager string // addresses
 	processes                                  map[string]*exec.Cmd
 	load                                       context.CancelFunc
-	failed                                     string // id of an operation that failed
 }
 
 // TestEndToEnd tries the files of this directory and the dashboards with the programs
@@ -186,7 +185,7 @@ func (w *world) run(name string, environ []string, program string, args ...strin
 		w.t.Fatal(err)
 	}
 	cmd := exec.Command(program, args...)
-	cmd.Env = append(environ, "HOME="+w.dir, "PATH="+os.Getenv("PATH"))
+	cmd.Env = append([]string{"HOME=" + w.dir, "PATH=" + os.Getenv("PATH")}, environ...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // the kernel ends it with this test
 	if err := cmd.Start(); err != nil {
