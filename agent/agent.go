@@ -107,13 +107,20 @@ type held struct {
 
 // position is what others may read of an operation while it is worked on.
 type position struct {
-	state    events.State
-	kind     events.Kind
-	cluster  int64
-	first    uint64    // sequence of its request: who came first
-	moved    time.Time // when it last moved
-	queued   bool      // waits for a slot
-	heldBack bool      // waits for a person to let it go
+	state     events.State
+	kind      events.Kind
+	cluster   int64
+	first     uint64    // sequence of its request: who came first
+	requested time.Time // when that came
+	moved     time.Time // when it last moved
+	reason    string    // why it waits
+	queued    bool      // waits for a slot
+	stalled   bool      // its task in OCP
+}
+
+// heldBack: it waits for a person to let it go.
+func (p position) heldBack() bool {
+	return p.reason == guard.CodePaused || p.reason == guard.CodeFailing
 }
 
 // New makes an agent; Run starts it.
@@ -126,10 +133,11 @@ func New(c Config) *Agent {
 		js: c.JetStream, stream: c.Streams.Operations, log: c.Log,
 		appended: func(took time.Duration) { c.Metrics.JournalAppend.Observe(took.Seconds()) },
 		conflict: c.Metrics.JournalConflicts.Inc,
+		failed:   c.Metrics.JournalErrors.Inc,
 		trouble:  &atomic.Pointer[error]{},
 	}
 	a.slots = newSlots(c.Streams.Clusters, c.Log)
-	a.control = newControl(c.Streams.Control, c.Log, func(int64, bool) {})
+	a.control = newControl(c.Streams.Control, c.Log, a.countPause)
 	a.facts = newFacts(c.OCP)
 	a.policy.Store(c.Policy)
 	return a
@@ -160,7 +168,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	group.Go(func() error {
 		return a.control.watch(ctx, sync.OnceFunc(func() { close(paused) }), func(cluster int64) {
 			a.news.Add(1)
-			a.reconsider(func(p position) bool { return p.heldBack && (cluster == events.AllClusters || p.cluster == cluster) })
+			a.reconsider(func(p position) bool { return p.heldBack() && (cluster == events.AllClusters || p.cluster == cluster) })
 		})
 	})
 	group.Go(func() error {
@@ -568,27 +576,41 @@ func (a *Agent) finish(ctx context.Context, h *held) error {
 }
 
 func positionOf(op events.Operation) position {
-	moved := op.UpdatedAt
-	if op.Task != nil && op.State == events.Running {
-		moved = op.Task.MovedAt
+	p := position{
+		state: op.State, kind: op.Kind, cluster: op.ClusterID,
+		first: op.RequestSequence, requested: op.RequestedAt, moved: op.UpdatedAt,
 	}
-	p := position{state: op.State, kind: op.Kind, cluster: op.ClusterID, first: op.RequestSequence, moved: moved}
-	if op.State == events.Waiting && op.Reason != nil {
-		p.queued = op.Reason.Position > 0
-		p.heldBack = op.Reason.Code == guard.CodePaused || op.Reason.Code == guard.CodeFailing
+	switch {
+	case op.State == events.Waiting && op.Reason != nil:
+		p.reason, p.queued = op.Reason.Code, op.Reason.Position > 0
+	case op.State == events.Running && op.Task != nil:
+		p.moved, p.stalled = op.Task.MovedAt, !op.Task.StalledAt.IsZero()
 	}
 	return p
 }
 
-// OldestProgress is for how long the open operation that has not moved for longest
-// has not; 0 where none is open.
+// OldestProgress is for how long the operation under way that has not moved for
+// longest has not; 0 where none is. Those that wait have their own measure.
 func (a *Agent) OldestProgress() time.Duration {
+	return a.oldest(func(p position) (time.Time, bool) {
+		return p.moved, p.state != "" && p.state != events.Waiting && !p.state.Final()
+	})
+}
+
+// OldestWait is how long ago the request came whose operation waits for longest; 0
+// where none waits.
+func (a *Agent) OldestWait() time.Duration {
+	return a.oldest(func(p position) (time.Time, bool) { return p.requested, p.state == events.Waiting })
+}
+
+// oldest is the longest time since what since returns for the operations in hand.
+func (a *Agent) oldest(since func(position) (time.Time, bool)) time.Duration {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	var oldest time.Duration
 	for _, h := range a.held {
-		if s := h.position.state; s != "" && !s.Final() {
-			oldest = max(oldest, time.Since(h.position.moved))
+		if at, counts := since(h.position); counts {
+			oldest = max(oldest, time.Since(at))
 		}
 	}
 	return oldest

@@ -9,6 +9,7 @@ import (
 	"obwarden/agent/guard"
 	"obwarden/agent/ocp"
 	"obwarden/events"
+	"obwarden/metrics"
 )
 
 const (
@@ -47,7 +48,7 @@ func (a *Agent) decide(ctx context.Context, h *held, retry bool) (Decided, error
 	if decided.Verdict == Fail {
 		code = decided.Error.Code
 	}
-	a.Metrics.GuardDecisions.WithLabelValues(string(decided.Verdict), code).Inc()
+	a.Metrics.GuardDecisions.WithLabelValues(string(decided.Verdict), metrics.Code(code)).Inc()
 	a.logOf(h).Debug("guard decided", "decision", decided.Verdict, "rule", decided.Rule, "reason", code, "message", decided.Reason.Message)
 	return decided, nil
 }
@@ -207,7 +208,8 @@ func (a *Agent) sweep(ctx context.Context) error {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
 	for {
-		for cluster, record := range a.slots.busy() {
+		a.measureBudgets()
+		for cluster, record := range a.slots.all() {
 			if err := a.sweepCluster(ctx, cluster, record); err != nil && ctx.Err() == nil {
 				a.Log.Warn("slots without a holder not looked for", "cluster", cluster, "error", err)
 				break // the others would fail for the same reason

@@ -3,7 +3,10 @@ package agent
 import (
 	"context"
 	"log/slog"
+	"strconv"
+	"time"
 
+	"obwarden/agent/guard"
 	"obwarden/agent/ocp"
 	"obwarden/events"
 	"obwarden/metrics"
@@ -42,14 +45,13 @@ func (a *Agent) log(e events.Event) {
 func (a *Agent) measure(before events.Operation, e events.Event) {
 	m, kind := a.Metrics, metrics.Kind(string(e.Kind))
 	if before.State == events.Waiting && before.Reason != nil && (e.State != events.Waiting || e.Reason.Code != before.Reason.Code) {
-		m.Wait.WithLabelValues(before.Reason.Code).Observe(e.UpdatedAt.Sub(before.UpdatedAt).Seconds())
+		metrics.Observe(m.Wait.WithLabelValues(metrics.Code(before.Reason.Code)), e.UpdatedAt.Sub(before.UpdatedAt), e.OperationID)
 	}
 	switch {
 	case e.Token == events.Running:
-		m.SubmitLatency.WithLabelValues(kind).Observe(e.UpdatedAt.Sub(e.RequestedAt).Seconds())
+		metrics.Observe(m.SubmitLatency.WithLabelValues(kind), e.UpdatedAt.Sub(e.RequestedAt), e.OperationID)
 	case e.Token.Final():
-		m.Operations.WithLabelValues(kind, string(e.State)).Inc()
-		m.OperationDuration.WithLabelValues(kind, string(e.State)).Observe(e.EndedAt.Sub(e.RequestedAt).Seconds())
+		a.measureEnd(kind, e)
 	}
 	for _, c := range e.Changes {
 		if c.To == ocp.StatusSuccessful || c.To == ocp.StatusFailed {
@@ -58,6 +60,18 @@ func (a *Agent) measure(before events.Operation, e events.Event) {
 	}
 	a.countSubtasks(before, -1)
 	a.countSubtasks(e.Operation, +1)
+}
+
+func (a *Agent) measureEnd(kind string, e events.Event) {
+	m, outcome := a.Metrics, string(e.State)
+	m.Operations.WithLabelValues(kind, outcome).Inc()
+	metrics.Observe(m.OperationDuration.WithLabelValues(kind, outcome), e.EndedAt.Sub(e.RequestedAt), e.OperationID)
+	if e.Error != nil {
+		m.Failures.WithLabelValues(kind, metrics.Code(e.Error.Code)).Inc()
+	}
+	if e.Attempt > 0 { // OCP knows the cluster: a request can name any
+		m.ClusterOperations.WithLabelValues(m.Cluster(e.ClusterID), outcome).Inc()
+	}
 }
 
 func (a *Agent) measureSubtask(kind string, e events.Event, c events.Change) {
@@ -71,7 +85,8 @@ func (a *Agent) measureSubtask(kind string, e events.Event, c events.Change) {
 			a.Metrics.SubtaskFailures.WithLabelValues(kind, name).Inc()
 		}
 		if !s.StartedAt.IsZero() && !s.FinishedAt.IsZero() {
-			a.Metrics.SubtaskDuration.WithLabelValues(kind, name, outcome).Observe(s.DurationSeconds)
+			took := time.Duration(s.DurationSeconds * float64(time.Second))
+			metrics.Observe(a.Metrics.SubtaskDuration.WithLabelValues(kind, name, outcome), took, e.OperationID)
 		}
 	}
 }
@@ -81,23 +96,21 @@ func (a *Agent) countSubtasks(op events.Operation, sign float64) {
 	if op.Task == nil || op.State != events.Running {
 		return
 	}
+	kind := metrics.Kind(string(op.Kind))
 	for _, s := range op.Task.Subtasks {
+		name := a.Metrics.Subtask(s.Name)
+		a.Metrics.SubtaskFailures.WithLabelValues(kind, name) // at 0 before its first failure
 		if s.Status == ocp.StatusRunning {
-			a.Metrics.SubtasksRunning.WithLabelValues(metrics.Kind(string(op.Kind)), a.Metrics.Subtask(s.Name)).Add(sign)
+			a.Metrics.SubtasksRunning.WithLabelValues(kind, name).Add(sign)
 		}
 	}
 }
 
-// account moves an operation from one state to another in the gauge of those that
-// this agent holds. The caller holds a.mu.
+// account moves an operation from one position to another in the gauges of those
+// that this agent holds. The caller holds a.mu.
 func (a *Agent) account(h *held, to position) {
-	in := func(p position) bool { return p.state != "" && !p.state.Final() }
-	if in(h.position) {
-		a.Metrics.OperationsInFlight.WithLabelValues(metrics.Kind(string(h.position.kind)), string(h.position.state)).Dec()
-	}
-	if in(to) {
-		a.Metrics.OperationsInFlight.WithLabelValues(metrics.Kind(string(to.kind)), string(to.state)).Inc()
-	}
+	a.count(h.position, -1)
+	a.count(to, +1)
 	if h.position.state == events.Waiting {
 		delete(a.waiting[h.position.cluster], h)
 		if len(a.waiting[h.position.cluster]) == 0 {
@@ -111,6 +124,51 @@ func (a *Agent) account(h *held, to position) {
 		a.waiting[to.cluster][h] = struct{}{}
 	}
 	h.position = to
+}
+
+// countPause shows what people have paused.
+func (a *Agent) countPause(cluster int64, paused bool) {
+	label := metrics.AllClusters
+	if cluster != events.AllClusters {
+		label = strconv.FormatInt(cluster, 10)
+	}
+	if paused {
+		a.Metrics.Paused.WithLabelValues(label).Set(1)
+	} else {
+		a.Metrics.Paused.DeleteLabelValues(label)
+	}
+}
+
+// measureBudgets shows how much of the budgets is used: of the clusters' the highest.
+func (a *Agent) measureBudgets() {
+	var highest float64
+	q := guard.Question{Policy: a.policy.Load(), Fleet: a.slots.fleet(), Now: time.Now()}
+	_, fleet := q.BudgetsUsed()
+	for cluster, record := range a.slots.all() {
+		q.Record, q.Operation.ClusterID = record, cluster
+		used, _ := q.BudgetsUsed()
+		highest = max(highest, used)
+	}
+	a.Metrics.BudgetUsed.WithLabelValues("cluster").Set(highest)
+	a.Metrics.BudgetUsed.WithLabelValues("fleet").Set(fleet)
+}
+
+// count adds an open operation to the gauges, or takes it out.
+func (a *Agent) count(p position, sign float64) {
+	if p.state == "" || p.state.Final() {
+		return
+	}
+	m, state := a.Metrics, string(p.state)
+	m.OperationsInFlight.WithLabelValues(metrics.Kind(string(p.kind)), state).Add(sign)
+	if p.state != events.Accepted { // not decided on yet: there may be no such cluster
+		m.ClusterInFlight.WithLabelValues(m.Cluster(p.cluster), state).Add(sign)
+	}
+	if p.reason != "" {
+		m.OperationsWaiting.WithLabelValues(metrics.Code(p.reason)).Add(sign)
+	}
+	if p.stalled {
+		m.OperationsStalled.Add(sign)
+	}
 }
 
 func (a *Agent) countRequest(r Received, result string) {

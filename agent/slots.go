@@ -69,22 +69,22 @@ func (s *slots) fleet() guard.Fleet {
 	return fleet
 }
 
-// busy are the records of all clusters in which operations hold something.
-func (s *slots) busy() map[int64]guard.Record {
+// all are the records of all clusters as this agent knows them.
+func (s *slots) all() map[int64]guard.Record {
 	s.mu.Lock()
 	known := maps.Clone(s.known)
 	s.mu.Unlock()
-	busy := map[int64]guard.Record{}
+	all := map[int64]guard.Record{}
 	for key, v := range known {
 		cluster, err := strconv.ParseInt(key, 10, 64)
 		if err != nil {
 			continue
 		}
-		if record, _, err := decodeKnown[guard.Record](v); err == nil && len(record.Active)+len(record.Queue) > 0 {
-			busy[cluster] = record
+		if record, _, err := decodeKnown[guard.Record](v); err == nil {
+			all[cluster] = record
 		}
 	}
-	return busy
+	return all
 }
 
 // update changes the record of a cluster. change may be called several times, each

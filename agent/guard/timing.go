@@ -238,6 +238,17 @@ func (b Budget) spent(starts iter.Seq[time.Time], now time.Time) (n int, free ti
 	return n, lately[len(lately)-b.Operations].Add(b.Window)
 }
 
+// BudgetsUsed are the shares that are used of the cluster's budget and of that of all
+// clusters, 0 to 1; 0 where there is no budget.
+func (q *Question) BudgetsUsed() (cluster, fleet float64) {
+	v := &view{Question: q, limits: q.Limits()}
+	ratio := func(b Budget, starts iter.Seq[time.Time]) float64 {
+		spent, _ := b.spent(starts, q.Now)
+		return float64(spent) / float64(max(1, b.Operations))
+	}
+	return ratio(v.limits.Budget, v.clusterStarts), ratio(q.Policy.Fleet, v.fleetStarts)
+}
+
 func (b Budget) say(spent int) string {
 	if b.Operations <= 0 {
 		return "no limit"
