@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"obwarden/agent/guard"
 	"obwarden/agent/ocp"
 	"obwarden/events"
 	"obwarden/metrics"

@@ -43,7 +43,7 @@ func TestKnownSeriesAreThereBeforeTheirFirstEvent(t *testing.T) {
 		"failures_total":              {m.Failures, 3 * 7},
 		"operations_in_flight":        {m.OperationsInFlight, 3 * 4},
 		"operations_waiting":          {m.OperationsWaiting, 14},
-		"guard_decisions_total":       {m.GuardDecisions, 1 + 14 + 3},
+		"guard_decisions_total":       {m.GuardDecisions, 1 + 14 + 5 + 2},
 		"ambiguous_submissions_total": {m.Ambiguous, 4},
 		"budget_used_ratio":           {m.BudgetUsed, 2},
 		"policy_reloads_total":        {m.PolicyReloads, 2},
