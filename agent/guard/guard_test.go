@@ -324,7 +324,7 @@ func decisionCases() []decisionCase {
 		{name: "a stopped server in another zone, where the policy allows it", set: sets{keep(1), manyZones(), serverStatus(3, "STOPPED")}, verdict: allow},
 		{name: "a stopped server in the same zone", set: sets{serverStatus(1, "STOPPED")}, verdict: allow},
 
-		{name: "a server of another zone is down", set: sets{serverStatus(3, "UNAVAILABLE")}, verdict: Reject, rule: "majority", code: CodeMajorityAtRisk, says: "1 of 3 zones stay whole: zone3, 2 must; bring back first: zone2"},
+		{name: "a server of another zone is down", set: sets{serverStatus(3, "UNAVAILABLE")}, verdict: Reject, rule: "majority", code: CodeMajorityAtRisk, says: "only 1 of 3 zones stay whole (zone3), and 2 must; bring back first: zone2"},
 		{name: "a server of another zone is stopped", set: sets{serverStatus(3, "STOPPED")}, verdict: Reject, rule: "majority", code: CodeMajorityAtRisk},
 		{name: "the database sees a server inactive", set: sets{func(q *Question) { server(q, 3).InnerStatus = "INACTIVE" }}, verdict: Reject, rule: "majority", code: CodeMajorityAtRisk},
 		{name: "the database's view is not shown", set: sets{func(q *Question) { server(q, 3).InnerStatus = "" }}, verdict: allow},
@@ -506,7 +506,7 @@ func TestExplainSaysWhatAConsentRestsOn(t *testing.T) {
 	t.Parallel()
 	for _, f := range Explain(question()) {
 		if f.Rule == "majority" {
-			if want := "2 of 3 zones stay whole: zone2, zone3, of which 2 must"; f.Message != want {
+			if want := "2 of 3 zones stay whole (zone2, zone3), and 2 must"; f.Message != want {
 				t.Errorf("got %q, want %q", f.Message, want)
 			}
 			return

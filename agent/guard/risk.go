@@ -43,15 +43,16 @@ func majorityStays(v *view) Decision {
 	}
 	switch {
 	case stay >= keep:
-		return v.allow(func() string { return fmt.Sprintf("%s, of which %d must", v.whoStays(stay), keep) })
+		return v.allow(func() string { return fmt.Sprintf("%s, and %d must", v.whoStays(stay), keep) })
 	case stay+passing >= keep:
-		return v.wait(CodeMajorityAtRisk, lookAgainAfter, "%s, %d must; it waits for what is under way in the others: %s",
-			v.whoStays(stay), keep, v.others())
+		return v.wait(CodeMajorityAtRisk, lookAgainAfter, "without server %d only %s, and %d must; it waits for what is under way in the others: %s",
+			v.Operation.ServerID, v.whoStays(stay), keep, v.others())
 	case zones-1 < keep:
 		return v.reject(CodeMajorityAtRisk, "a cluster of %s cannot keep %d whole while one is down; to do it all the same, let the policy say keep_zones: %d for it",
 			count(zones, "zone"), keep, max(0, zones-1))
 	}
-	return v.reject(CodeMajorityAtRisk, "%s, %d must; bring back first: %s", v.whoStays(stay), keep, v.others())
+	return v.reject(CodeMajorityAtRisk, "without server %d only %s, and %d must; bring back first: %s",
+		v.Operation.ServerID, v.whoStays(stay), keep, v.others())
 }
 
 func (v *view) wholeness(z *ocp.Zone) wholeness {
@@ -101,7 +102,7 @@ func (v *view) whoStays(stay int) string {
 			names = append(names, v.Facts.Zones[i].Name)
 		}
 	}
-	return fmt.Sprintf("%d of %s stay whole: %s", stay, count(len(v.Facts.Zones), "zone"), list(names))
+	return fmt.Sprintf("%d of %s stay whole (%s)", stay, count(len(v.Facts.Zones), "zone"), list(names))
 }
 
 // others are the zones besides the server's own that do not stay whole.

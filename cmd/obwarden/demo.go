@@ -209,7 +209,7 @@ func (d *demo) showMetrics(ctx context.Context) error {
 	lines := bufio.NewScanner(io.LimitReader(response.Body, 8<<20))
 	for lines.Scan() {
 		for _, name := range []string{"requests_total", "operations_total", "operation_duration_seconds_sum", "subtask_failures_total", "guard_decisions_total", "journal_append_duration_seconds_count"} {
-			if strings.HasPrefix(lines.Text(), "obwarden_"+name) {
+			if strings.HasPrefix(lines.Text(), "obwarden_"+name) && !strings.HasSuffix(lines.Text(), " 0") {
 				d.out.println("  " + lines.Text())
 			}
 		}
