@@ -506,6 +506,9 @@ func (a *Agent) step(ctx context.Context, h *held, in Input) error {
 func (a *Agent) act(ctx context.Context, h *held) error {
 	switch h.do {
 	case Decide:
+		if s := h.entry.Operation.State; ActionFor(s) != Decide && s != events.Submitting {
+			return a.step(ctx, h, Resumed{}) // others brought it further: there is nothing to decide
+		}
 		decided, err := a.decide(ctx, h, false)
 		if err != nil {
 			return err
@@ -529,6 +532,9 @@ func (a *Agent) act(ctx context.Context, h *held) error {
 		}
 		return a.step(ctx, h, in)
 	case RetryTask:
+		if h.entry.Operation.State != events.Running {
+			return a.step(ctx, h, Resumed{})
+		}
 		h.do = Look // whatever goes wrong from here on, OCP is not asked again
 		again, err := a.retryTask(ctx, h)
 		if err != nil {

@@ -106,7 +106,7 @@ func (r *Record) Take(slot Slot) bool {
 func (r *Record) Give(op events.Operation, controlRevision uint64, now time.Time) bool {
 	slot, changed := Slot{Since: op.SubmittedAt}, false
 	if i := r.slot(op.OperationID); i >= 0 {
-		if r.Active[i].Steps >= op.Steps {
+		if r.Active[i].heldAfter(op) {
 			return false
 		}
 		slot, changed = r.Active[i], true
@@ -250,7 +250,16 @@ func (r *Record) holds(operationID string) bool { return r.slot(operationID) >= 
 // its operation: there is none, or it was past the slot's step when it ended or began
 // to wait. A lock without a holder must not block for ever.
 func (s Slot) Stale(last events.Operation) bool {
-	return last.N == 0 || (last.State.Final() || last.State == events.Waiting) && last.Steps > s.Steps
+	return last.N == 0 || (last.State.Final() || last.State == events.Waiting) && !s.heldAfter(last)
+}
+
+// heldAfter reports whether the slot was taken after the operation stood at op. An
+// operation that waits takes it by that very step; one that has ended takes none.
+func (s Slot) heldAfter(op events.Operation) bool {
+	if op.State.Final() {
+		return s.Steps > op.Steps
+	}
+	return s.Steps >= op.Steps
 }
 
 // Stale reports whether a ticket is left over: its operation is not there, or does not

@@ -24,7 +24,7 @@ func TestASlotIsItsOperationsUntilTheJournalIsPastIt(t *testing.T) {
 	if !r.Take(Slot{OperationID: "op", ServerID: 2, Zone: "zone1", Since: ago(time.Hour), Steps: 4}) || len(r.Active) != 1 || len(r.Queue) != 1 || r.Generation != 1 {
 		t.Fatalf("after taking: %+v", r)
 	}
-	if r.Give(operation("op", events.Failed, 4), 0, now) || len(r.Active) != 1 {
+	if r.Give(operation("op", events.Failed, 3), 0, now) || r.Give(operation("op", events.Waiting, 4), 0, now) || len(r.Active) != 1 {
 		t.Error("who gives back late took a slot that was taken since")
 	}
 	r.Take(Slot{OperationID: "op", ServerID: 2, Zone: "zone1", Since: ago(time.Minute), Steps: 6})
@@ -162,7 +162,8 @@ func TestWhatIsLeftOver(t *testing.T) {
 		{"under way", operation("op", events.Submitting, 3), false, true},
 		{"running", operation("op", events.Running, 9), false, true},
 		{"ended since", operation("op", events.Failed, 3), true, true},
-		{"ended before it is retried", operation("op", events.Failed, 2), false, true},
+		{"ended before it is retried", operation("op", events.Failed, 1), false, true},
+		{"taken by who knew that it had ended", operation("op", events.Cancelled, 2), true, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
