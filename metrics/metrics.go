@@ -42,7 +42,9 @@ type Metrics struct {
 	JournalAppend      prometheus.Histogram
 	JournalConflicts   prometheus.Counter
 	OldestProgressAge  prometheus.GaugeFunc
-	BuildInfo          *prometheus.GaugeVec // version, goversion
+	BuildInfo          *prometheus.GaugeVec   // version, goversion
+	Alerts             *prometheus.CounterVec // rule, result
+	Silences           *prometheus.CounterVec // result
 
 	subtasks names
 }
@@ -100,11 +102,14 @@ func New(reg prometheus.Registerer, version, goVersion string, oldestProgress fu
 			Help: "Seconds since the operation that has not moved for longest last did; 0 where none is open."},
 			func() float64 { return oldestProgress().Seconds() }),
 		BuildInfo: gauge("build_info", "Always 1; the labels say what runs.", "version", "goversion"),
+		Alerts:    counter("alerts_total", "Alerts that came in, by the rule that matched (none where none did) and what became of them.", "rule", "result"),
+		Silences:  counter("silences_total", "Calls to Alertmanager about silences, by result: created, extended, ended or failed.", "result"),
 	}
 	reg.MustRegister(
 		m.Requests, m.OperationsInFlight, m.Operations, m.OperationDuration, m.SubmitLatency, m.Wait,
 		m.SubtaskDuration, m.SubtaskFailures, m.SubtasksRunning, m.GuardDecisions, m.OCPRequestDuration, m.OCPRetries,
 		m.Ambiguous, m.JournalAppend, m.JournalConflicts, m.OldestProgressAge, m.BuildInfo,
+		m.Alerts, m.Silences,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
 	m.BuildInfo.WithLabelValues(version, goVersion).Set(1)
