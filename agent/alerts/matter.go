@@ -179,7 +179,10 @@ func OpenBucket(ctx context.Context, js jetstream.JetStream, o events.StreamOpti
 
 // last returns the operation of a key as the journal has it; a zero one where it has none.
 func last(ctx context.Context, journal jetstream.Stream, key string) (events.Operation, error) {
-	id := events.OperationID(key)
+	return lastOf(ctx, journal, events.OperationID(key))
+}
+
+func lastOf(ctx context.Context, journal jetstream.Stream, id string) (events.Operation, error) {
 	msg, err := journal.GetLastMsgForSubject(ctx, events.OperationSubjects(id))
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return events.Operation{}, nil

@@ -31,6 +31,16 @@ func ParseReason(text string) (*template.Template, error) {
 	return template.New("reason").Option("missingkey=error").Parse(text)
 }
 
+// ParseSilenceMatcher reads a matcher as Alertmanager writes it, its value a template.
+func ParseSilenceMatcher(text string) (SilenceMatcher, error) {
+	m, err := labels.ParseMatcher(text)
+	if err != nil {
+		return SilenceMatcher{}, err
+	}
+	value, err := template.New(m.Name).Option("missingkey=error").Parse(m.Value)
+	return SilenceMatcher{Name: m.Name, Type: m.Type, Value: value}, err
+}
+
 // AlertTarget names the labels that say which server an alert is about: one of the
 // last three, and one of the first two, which only Address and Host can do without.
 type AlertTarget struct {
@@ -50,8 +60,8 @@ type SilenceRule struct {
 }
 
 // SilenceMatcher is a matcher whose value is made of the operation: .Cluster,
-// .ClusterID, .ServerID, .IP, .Port, .SQLPort, .Zone and .Kind. In a regular
-// expression what is put in stands for itself.
+// .ClusterID, .ServerID, .Address (ip:port), .IP, .Port, .SQLPort, .Zone and .Kind. In
+// a regular expression what is put in stands for itself.
 type SilenceMatcher struct {
 	Name  string
 	Type  labels.MatchType
