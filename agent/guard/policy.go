@@ -7,7 +7,7 @@ import (
 	"github.com/prometheus/alertmanager/timeinterval"
 )
 
-// Policy is what the guard holds requests to. It does not change once it is made:
+// Policy is what the guard holds requests to, as Load reads it from a file. It does not change once it is made:
 // a reload makes another. All methods may be called concurrently.
 type Policy struct {
 	Hash     string // of the file's bytes, the first 12 hex digits of SHA-256; "default" for the built-in one

@@ -19,9 +19,9 @@ import (
 func newCheck(a app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check",
-		Short: "Check the configuration, or the connections to NATS and OCP",
+		Short: "Check the configuration, the policy, or the connections to NATS and OCP",
 		Args:  exactArgs(),
-		RunE:  func(*cobra.Command, []string) error { return usagef("check what? config or connection") },
+		RunE:  func(*cobra.Command, []string) error { return usagef("check what? config, policy or connection") },
 	}
 	cmd.AddCommand(
 		&cobra.Command{
@@ -30,6 +30,7 @@ func newCheck(a app) *cobra.Command {
 			Args:  exactArgs(),
 			RunE:  func(*cobra.Command, []string) error { return checkConfig(a) },
 		},
+		newCheckPolicy(a),
 		&cobra.Command{
 			Use:   "connection",
 			Short: "Try NATS, OCP, the credentials and the permissions; changes nothing",
@@ -48,7 +49,8 @@ OCP cannot be reached.`,
 
 func checkConfig(a app) error {
 	c, err := loadConfig(a.environ)
-	if err = errors.Join(err, c.checkOCP()); err != nil {
+	_, policyErr := c.policy()
+	if err = errors.Join(err, c.checkOCP(), policyErr); err != nil {
 		return exit(exitUsage, err)
 	}
 	for _, v := range variables() {

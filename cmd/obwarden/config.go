@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/caarlos0/env/v10"
+
+	"obwarden/agent/guard"
 )
 
 const envPrefix = "OBWARDEN_"
@@ -38,6 +40,7 @@ type Config struct {
 	NATSListen    string        `env:"NATS_LISTEN" envDefault:"127.0.0.1:4222" addr:"true" help:"where the embedded NATS server listens; port 0: any free one"`
 	HTTPListen    string        `env:"HTTP_LISTEN" envDefault:"127.0.0.1:9480" addr:"true" help:"where /metrics, /-/healthy and /-/ready are served; port 0: any free one"`
 	DataDir       string        `env:"DATA_DIR" envDefault:"obwarden-data" help:"files of the embedded NATS server"`
+	PolicyFile    string        `env:"POLICY_FILE" help:"what operations are held to; empty: the built-in policy (obwarden check policy --default)"`
 	Replicas      int           `env:"STREAM_REPLICAS" envDefault:"1" oneof:"1 3 5" help:"copies of streams, for a NATS cluster"`
 	Retention     time.Duration `env:"RETENTION" envDefault:"720h" min:"1m" help:"how long events are kept and idempotency keys remembered"`
 	AckWait       time.Duration `env:"ACK_WAIT" envDefault:"15s" min:"1s" help:"how long after an agent died its operations go to another"`
@@ -119,6 +122,14 @@ func (c Config) check() []error {
 		faults = append(faults, fmt.Errorf("OBWARDEN_STREAM_REPLICAS=%d: the embedded NATS server keeps one copy; set OBWARDEN_NATS_URL to a cluster", c.Replicas))
 	}
 	return faults
+}
+
+// policy is what the agent holds operations to. The error lists every fault of the file.
+func (c Config) policy() (*guard.Policy, error) {
+	if c.PolicyFile == "" {
+		return guard.Default(), nil
+	}
+	return guard.Load(c.PolicyFile)
 }
 
 // checkOCP is what a command needs that calls OCP.

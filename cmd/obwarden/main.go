@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	_ "time/tzdata" // windows have time zones, and the binary runs where there are no files of them
 
 	"github.com/spf13/cobra"
 )

@@ -43,7 +43,8 @@ func newRun(a app) *cobra.Command {
 		Args:  exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := loadConfig(a.environ)
-			if err = errors.Join(err, c.checkOCP()); err != nil {
+			_, policyErr := c.policy()
+			if err = errors.Join(err, c.checkOCP(), policyErr); err != nil {
 				return exit(exitUsage, err)
 			}
 			log := newLogger(a.stderr, c)

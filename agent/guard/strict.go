@@ -1,0 +1,481 @@
+package guard
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/lexer"
+	"github.com/goccy/go-yaml/parser"
+	"github.com/goccy/go-yaml/token"
+)
+
+// MaxFileBytes is how large a policy or a file of policy tests may be.
+const MaxFileBytes = 1 << 20
+
+// maxNesting is how deep a file may nest in one line. The parser's time grows with
+// the square of the depth.
+const maxNesting = 32
+
+// Fault is one thing that is wrong with a file: where, what, and what to do.
+type Fault struct {
+	File         string
+	Line, Column int // from 1
+	Message      string
+}
+
+func (f Fault) Error() string {
+	return fmt.Sprintf("%s:%d:%d: %s", f.File, f.Line, f.Column, f.Message)
+}
+
+// Faults are all that is wrong with a file, in the order of its lines.
+type Faults []Fault
+
+func (fs Faults) Error() string {
+	lines := make([]string, len(fs))
+	for i, f := range fs {
+		lines[i] = f.Error()
+	}
+	return strings.Join(lines, "\n")
+}
+
+// position is a place in a file. A struct's field At of this type receives the
+// place where the struct begins.
+type position struct{ line, column int }
+
+func positionOf(t *token.Token) position {
+	if t == nil || t.Position == nil {
+		return position{1, 1}
+	}
+	return position{t.Position.Line, t.Position.Column}
+}
+
+// word is a text that remembers where it stands.
+type word struct {
+	text string
+	at   position
+}
+
+// document is a YAML file while it becomes a value, with the faults found so far.
+//
+// It is stricter than YAML: unknown and repeated names, nulls, anchors, aliases and
+// tags are faults. Whoever reads a policy at night must not have to know more YAML
+// than lists and names, and a typing error must not switch a rule off.
+type document struct {
+	file    string
+	faults  Faults
+	anyText bool // numbers are taken as text, as Alertmanager's types do
+}
+
+// checked is a value with something to say that no single field of it can: what is
+// wrong and what to do, empty where nothing is.
+type checked interface{ fault() string }
+
+// shorthand is a struct that can be written as one word too, which goes to what short
+// points to.
+type shorthand interface{ short() any }
+
+// unmarshaler is what Alertmanager's types and our own of one word implement: they
+// ask for a plain value and make themselves from it.
+type unmarshaler interface {
+	UnmarshalYAML(unmarshal func(any) error) error
+}
+
+// errFaulty stands for faults that are on the list already.
+var errFaulty = errors.New("faulty")
+
+func readFile(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	// One byte more than allowed shows that there are too many.
+	return io.ReadAll(io.LimitReader(f, MaxFileBytes+1))
+}
+
+// decode reads content into the struct that into points to. Fields that content does
+// not name keep their values. file is what faults call it.
+func decode(file string, content []byte, into any) *document {
+	d := &document{file: file}
+	if node := d.parse(content); node != nil {
+		d.value(node, reflect.ValueOf(into).Elem())
+	}
+	return d
+}
+
+func (d *document) faultf(at position, format string, args ...any) {
+	d.faults = append(d.faults, Fault{d.file, at.line, at.column, fmt.Sprintf(format, args...)})
+}
+
+// err is all that was found, nil where that is nothing.
+func (d *document) err() error {
+	if len(d.faults) == 0 {
+		return nil
+	}
+	slices.SortStableFunc(d.faults, func(a, b Fault) int {
+		if a.Line != b.Line {
+			return a.Line - b.Line
+		}
+		return a.Column - b.Column
+	})
+	return d.faults
+}
+
+// parse returns the document's body, nil where there is none.
+func (d *document) parse(content []byte) ast.Node {
+	start := position{1, 1}
+	switch {
+	case len(content) > MaxFileBytes:
+		d.faultf(start, "the file is larger than %d bytes; shorten it", MaxFileBytes)
+		return nil
+	case !utf8.Valid(content):
+		line := 1 + strings.Count(string(content[:invalid(content)]), "\n")
+		d.faultf(position{line, 1}, "not UTF-8; save the file in that encoding")
+		return nil
+	}
+	tokens := lexer.Tokenize(string(content))
+	if d.unusual(tokens); len(d.faults) > 0 {
+		return nil
+	}
+	// The parser would stop at the first name that is there twice.
+	f, err := parser.Parse(tokens, 0, parser.AllowDuplicateMapKey())
+	if err != nil {
+		at, message := start, err.Error()
+		if syntax, ok := errors.AsType[yaml.Error](err); ok {
+			at, message = positionOf(syntax.GetToken()), syntax.GetMessage()
+		}
+		d.faultf(at, "not YAML: %s; mend it", strings.ReplaceAll(message, "\n", " "))
+		return nil
+	}
+	var bodies []ast.Node
+	for _, doc := range f.Docs {
+		if doc.Body != nil && doc.Body.Type() != ast.CommentType {
+			bodies = append(bodies, doc.Body)
+		}
+	}
+	switch {
+	case len(bodies) == 0:
+		// A file that is being written is empty for a moment.
+		d.faultf(start, "the file says nothing; write {} if that is meant")
+		return nil
+	case len(bodies) > 1:
+		d.faultf(positionOf(bodies[1].GetToken()), "a second document; a file holds one")
+	}
+	return bodies[0]
+}
+
+func invalid(content []byte) int {
+	for i := 0; i < len(content); {
+		r, size := utf8.DecodeRune(content[i:])
+		if r == utf8.RuneError && size == 1 {
+			return i
+		}
+		i += size
+	}
+	return len(content)
+}
+
+// unusual finds what has no place here, before it can cost the parser anything.
+func (d *document) unusual(tokens token.Tokens) {
+	depth, entries, line := 0, 0, 0
+	for _, t := range tokens {
+		at := positionOf(t)
+		if at.line != line {
+			entries, line = 0, at.line
+		}
+		switch t.Type {
+		case token.AnchorType, token.AliasType, token.MergeKeyType:
+			d.faultf(at, "anchors, aliases and merges have no place here; write the value out")
+		case token.TagType:
+			d.faultf(at, "tags have no place here; leave %.20q out", t.Value)
+		case token.MappingKeyType:
+			d.faultf(at, "a name that begins with ? has no place here; write name: value")
+		case token.DirectiveType:
+			d.faultf(at, "directives have no place here; leave the line out")
+		case token.SequenceEntryType:
+			entries++
+		case token.MappingStartType, token.SequenceStartType:
+			depth++
+		case token.MappingEndType, token.SequenceEndType:
+			depth--
+		}
+		if depth+entries > maxNesting {
+			d.faultf(at, "nested deeper than %d; nothing here needs that", maxNesting)
+			return
+		}
+	}
+}
+
+// value reads node into v and reports whether it was without a fault.
+func (d *document) value(node ast.Node, v reflect.Value) bool {
+	before := len(d.faults)
+	at := place(node)
+	if node.Type() == ast.NullType {
+		d.faultf(at, "no value; give one or leave the line out")
+		return false
+	}
+	switch custom := v.Addr().Interface().(type) {
+	case *word:
+		custom.at = at
+		d.scalar(node, reflect.ValueOf(&custom.text).Elem())
+		if custom.text == "" && len(d.faults) == before {
+			d.faultf(at, "is empty; write a name")
+		}
+		return len(d.faults) == before
+	case unmarshaler:
+		d.custom(node, custom)
+		return len(d.faults) == before
+	}
+	if s, ok := v.Addr().Interface().(shorthand); ok && isScalar(node) {
+		d.value(node, reflect.ValueOf(s.short()).Elem())
+		mark(v, at)
+		d.check(v, at, before)
+		return len(d.faults) == before
+	}
+	switch v.Kind() {
+	case reflect.Pointer:
+		v.Set(reflect.New(v.Type().Elem()))
+		d.value(node, v.Elem())
+	case reflect.Struct:
+		d.mapping(node, v)
+	case reflect.Slice:
+		d.sequence(node, v)
+	case reflect.Map:
+		d.names(node, v)
+	default:
+		d.scalar(node, v)
+	}
+	d.check(v, at, before)
+	return len(d.faults) == before
+}
+
+// check asks a value that is without faults so far what it has to say.
+func (d *document) check(v reflect.Value, at position, before int) {
+	if c, ok := v.Addr().Interface().(checked); ok && len(d.faults) == before {
+		if fault := c.fault(); fault != "" {
+			d.faultf(at, "%s", fault)
+		}
+	}
+}
+
+func isScalar(node ast.Node) bool {
+	_, scalar := node.(ast.ScalarNode)
+	return scalar
+}
+
+// custom lets a type make itself from a plain value. What it objects to stands here.
+func (d *document) custom(node ast.Node, u unmarshaler) {
+	outer := d.anyText
+	defer func() { d.anyText = outer }()
+	d.anyText = true
+	err := u.UnmarshalYAML(func(into any) error {
+		if !d.value(node, reflect.ValueOf(into).Elem()) {
+			return errFaulty
+		}
+		return nil
+	})
+	if err != nil && !errors.Is(err, errFaulty) {
+		d.faultf(place(node), "%s", advice(u, err))
+	}
+}
+
+func (d *document) mapping(node ast.Node, v reflect.Value) {
+	m, ok := pairs(node)
+	if !ok {
+		d.faultf(place(node), "must be names with values (%s), is %s", strings.Join(fieldNames(v.Type()), ", "), kindOf(node))
+		return
+	}
+	fields := map[string]reflect.StructField{}
+	mark(v, place(node))
+	for _, f := range reflect.VisibleFields(v.Type()) {
+		if name := fieldName(f); name != "" {
+			fields[name] = f
+		}
+	}
+	said := map[string]bool{}
+	for key, value := range d.each(m) {
+		field, ok := fields[key.text]
+		if !ok {
+			d.faultf(key.at, "unknown name %.60q; here may be: %s", key.text, strings.Join(fieldNames(v.Type()), ", "))
+			continue
+		}
+		said[key.text] = true
+		if into := v.FieldByIndex(field.Index); d.value(value, into) {
+			d.inRange(value, into, field)
+		}
+	}
+	for _, name := range fieldNames(v.Type()) { // in their order
+		if !said[name] && fields[name].Tag.Get("required") == "true" {
+			d.faultf(place(node), "%s is missing; add it", name)
+		}
+	}
+}
+
+func mark(v reflect.Value, at position) {
+	if field := v.FieldByName("At"); field.IsValid() {
+		*field.Addr().Interface().(*position) = at
+	}
+}
+
+// inRange holds a number to its field's tags.
+func (d *document) inRange(node ast.Node, v reflect.Value, f reflect.StructField) {
+	least, most := f.Tag.Get("min"), f.Tag.Get("max")
+	if least == "" {
+		return
+	}
+	n := reflect.Indirect(v).Int()
+	atLeast, _ := strconv.ParseInt(least, 10, 64) // of this program's tags, as are all below
+	if n < atLeast {
+		d.faultf(place(node), "must be at least %s, is %d", least, n)
+	}
+	if atMost, err := strconv.ParseInt(most, 10, 64); err == nil && n > atMost {
+		d.faultf(place(node), "must be at most %s, is %d", most, n)
+	}
+}
+
+// each goes through the names of a mapping and leaves out those that were there
+// before: they are faults.
+func (d *document) each(m []*ast.MappingValueNode) func(func(word, ast.Node) bool) {
+	return func(yield func(word, ast.Node) bool) {
+		seen := map[string]position{}
+		for _, pair := range m {
+			key := word{pair.Key.GetToken().Value, positionOf(pair.Key.GetToken())}
+			if first, twice := seen[key.text]; twice {
+				d.faultf(key.at, "%.60q is there twice, first in line %d; leave one out", key.text, first.line)
+				continue
+			}
+			seen[key.text] = key.at
+			if !yield(key, pair.Value) {
+				return
+			}
+		}
+	}
+}
+
+// place is where a node begins. The token of names with values is their first colon.
+func place(node ast.Node) position {
+	if m, ok := pairs(node); ok && len(m) > 0 {
+		if flow, ok := node.(*ast.MappingNode); !ok || !flow.IsFlowStyle {
+			return positionOf(m[0].Key.GetToken())
+		}
+	}
+	return positionOf(node.GetToken())
+}
+
+func pairs(node ast.Node) ([]*ast.MappingValueNode, bool) {
+	switch n := node.(type) {
+	case *ast.MappingNode:
+		return n.Values, true
+	case *ast.MappingValueNode:
+		return []*ast.MappingValueNode{n}, true
+	}
+	return nil, false
+}
+
+func (d *document) sequence(node ast.Node, v reflect.Value) {
+	n, ok := node.(*ast.SequenceNode)
+	if !ok {
+		d.faultf(place(node), "must be a list ([a, b], or lines that begin with -), is %s", kindOf(node))
+		return
+	}
+	v.Set(reflect.MakeSlice(v.Type(), len(n.Values), len(n.Values)))
+	for i, entry := range n.Values {
+		d.value(entry, v.Index(i))
+	}
+}
+
+// names reads a mapping whose names are free.
+func (d *document) names(node ast.Node, v reflect.Value) {
+	m, ok := pairs(node)
+	if !ok {
+		d.faultf(place(node), "must be names with values, is %s", kindOf(node))
+		return
+	}
+	v.Set(reflect.MakeMap(v.Type()))
+	for key, value := range d.each(m) {
+		element := reflect.New(v.Type().Elem()).Elem()
+		if d.value(value, element) {
+			v.SetMapIndex(reflect.ValueOf(key.text), element)
+		}
+	}
+}
+
+func (d *document) scalar(node ast.Node, v reflect.Value) {
+	at := place(node)
+	text, isText := node.GetToken().Value, false
+	switch n := node.(type) {
+	case *ast.StringNode:
+		text, isText = n.Value, true
+	case *ast.LiteralNode:
+		text, isText = n.Value.Value, true
+	case *ast.IntegerNode, *ast.FloatNode, *ast.BoolNode, *ast.InfinityNode, *ast.NanNode:
+		isText = d.anyText
+	}
+	switch v.Kind() {
+	case reflect.String:
+		switch {
+		case isText:
+			v.SetString(text)
+		case isScalar(node):
+			d.faultf(at, "must be text, is %s; put it in quotes", kindOf(node))
+		default:
+			d.faultf(at, "must be text, is %s", kindOf(node))
+		}
+	case reflect.Bool:
+		if node.Type() != ast.BoolType {
+			d.faultf(at, "must be true or false, is %s", kindOf(node))
+			return
+		}
+		v.SetBool(strings.EqualFold(text, "true"))
+	case reflect.Int, reflect.Int64:
+		n, err := strconv.ParseInt(text, 10, 64)
+		if node.Type() != ast.IntegerType || err != nil {
+			d.faultf(at, "must be a whole number, is %s", kindOf(node))
+			return
+		}
+		v.SetInt(n)
+	default:
+		panic(fmt.Sprintf("decode into %s", v.Type())) // a fault of this program, which every test of the decoder shows
+	}
+}
+
+// kindOf says what a node is in the words of who wrote it.
+func kindOf(node ast.Node) string {
+	text := node.GetToken().Value
+	switch node.(type) {
+	case *ast.MappingNode, *ast.MappingValueNode:
+		return "names with values"
+	case *ast.SequenceNode:
+		return "a list"
+	case *ast.LiteralNode:
+		return "a block of text"
+	case *ast.StringNode:
+		return fmt.Sprintf("the text %.60q", text)
+	}
+	return fmt.Sprintf("%.60s", text)
+}
+
+func fieldName(f reflect.StructField) string {
+	name, _, _ := strings.Cut(f.Tag.Get("yaml"), ",")
+	return name
+}
+
+// fieldNames are the names that a struct has in a file.
+func fieldNames(t reflect.Type) []string {
+	var names []string
+	for _, f := range reflect.VisibleFields(t) {
+		if name := fieldName(f); name != "" {
+			names = append(names, name)
+		}
+	}
+	return names
+}
