@@ -93,8 +93,7 @@ func reasonOf(rule *guard.AlertRule, a alert) (string, error) {
 		return strings.TrimSpace("alert " + a.name()), nil
 	}
 	var out limited
-	data := struct{ Labels, Annotations map[string]string }{a.Labels, a.Annotations}
-	if err := rule.Reason.Execute(&out, data); err != nil {
+	if err := rule.Reason.Execute(&out, guard.AlertData{Labels: a.Labels, Annotations: a.Annotations}); err != nil {
 		return "", fmt.Errorf("reason of the rule: %w", err)
 	}
 	reason := strings.Join(strings.Fields(out.String()), " ")

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -129,32 +128,22 @@ func (s *Silencer) silencesOf(ctx context.Context, rule *guard.SilenceRule, op e
 	if err != nil {
 		return nil, err
 	}
+	data := guard.SilenceData{
+		Cluster: clusterName, ClusterID: op.ClusterID, ServerID: op.ServerID, Kind: op.Kind, Zone: server.Zone,
+		Address: net.JoinHostPort(server.IP, strconv.Itoa(server.Port)), IP: server.IP, Port: server.Port, SQLPort: server.SQLPort,
+	}
 	var all [][]matcher
 	for _, templates := range rule.Silences {
 		var matchers []matcher
 		for _, t := range templates {
-			isRegex := t.Type == labels.MatchRegexp || t.Type == labels.MatchNotRegexp
-			text := func(s string) string {
-				if isRegex {
-					return regexp.QuoteMeta(s)
-				}
-				return s
-			}
-			var value strings.Builder
-			err := t.Value.Execute(&value, map[string]string{
-				"Cluster": text(clusterName), "ClusterID": strconv.FormatInt(op.ClusterID, 10), "ServerID": strconv.FormatInt(op.ServerID, 10),
-				"Address": text(net.JoinHostPort(server.IP, strconv.Itoa(server.Port))), "IP": text(server.IP),
-				"Port": strconv.Itoa(server.Port), "SQLPort": strconv.Itoa(server.SQLPort), "Zone": text(server.Zone), "Kind": string(op.Kind),
-			})
+			m, err := t.For(data)
 			if err != nil {
-				return nil, refuse("silence, matcher %s: %w", t.Name, err)
-			}
-			if value.Len() == 0 { // would match every alert without the label
-				return nil, refuse("silence, matcher %s: its value is empty", t.Name)
+				return nil, refuse("silence: %w", err)
 			}
 			matchers = append(matchers, matcher{
-				Name: t.Name, Value: value.String(), IsRegex: isRegex,
-				IsEqual: t.Type == labels.MatchEqual || t.Type == labels.MatchRegexp,
+				Name: m.Name, Value: m.Value,
+				IsRegex: m.Type == labels.MatchRegexp || m.Type == labels.MatchNotRegexp,
+				IsEqual: m.Type == labels.MatchEqual || m.Type == labels.MatchRegexp,
 			})
 		}
 		all = append(all, matchers)

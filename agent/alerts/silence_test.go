@@ -418,8 +418,7 @@ func TestASilenceThatCannotBeMadeDoesNotHoldTheOperationUp(t *testing.T) {
 		rule   *guard.SilenceRule
 		server int64
 	}{
-		"an empty value would silence everything": {silenceRule(t, true, `x="{{with .IP}}{{end}}"`), 2},
-		"no such field":  {silenceRule(t, true, `x="{{.Nothing}}"`), 2},
+		"an empty value would silence everything": {silenceRule(t, true, `x="{{if lt .Port 10}}{{.IP}}{{end}}"`), 2},
 		"no such server": {silenceRule(t, true, `x="{{.IP}}"`), 99},
 	} {
 		s := newSilencing(t, server.URL, test.rule)

@@ -1,6 +1,10 @@
 package guard
 
 import (
+	"fmt"
+	"io"
+	"regexp"
+	"strings"
 	"text/template"
 	"time"
 
@@ -25,20 +29,65 @@ type AlertRule struct {
 	DryRun     bool               // decide and report only: to try a rule
 }
 
-// ParseReason reads the template of a rule's reason, over .Labels and .Annotations.
-// A label that an alert does not have is an error when it is carried out.
+// AlertData is what a reason's template is over.
+type AlertData struct{ Labels, Annotations map[string]string }
+
+// ParseReason reads the template of a rule's reason, over AlertData. A label that an
+// alert does not have is an error when it is carried out.
 func ParseReason(text string) (*template.Template, error) {
-	return template.New("reason").Option("missingkey=error").Parse(text)
+	t, err := template.New("reason").Option("missingkey=error").Parse(text)
+	if err != nil {
+		return nil, err
+	}
+	// Carried out once, over nothing: labels are not there, and what no alert has shows.
+	if err := t.Execute(io.Discard, AlertData{}); err != nil && strings.Contains(err.Error(), "can't evaluate field") {
+		return nil, err
+	}
+	return t, nil
 }
 
-// ParseSilenceMatcher reads a matcher as Alertmanager writes it, its value a template.
+// SilenceData is what a silence's values are templates over. In a regular expression
+// the texts stand for themselves.
+type SilenceData struct {
+	Cluster             string // name
+	ClusterID, ServerID int64
+	Address, IP, Zone   string // Address is ip:port
+	Port, SQLPort       int
+	Kind                events.Kind
+}
+
+// ParseSilenceMatcher reads a matcher as Alertmanager writes it, its value a template
+// over SilenceData.
 func ParseSilenceMatcher(text string) (SilenceMatcher, error) {
 	m, err := labels.ParseMatcher(text)
 	if err != nil {
 		return SilenceMatcher{}, err
 	}
-	value, err := template.New(m.Name).Option("missingkey=error").Parse(m.Value)
-	return SilenceMatcher{Name: m.Name, Type: m.Type, Value: value}, err
+	value, err := template.New(m.Name).Parse(m.Value)
+	if err != nil {
+		return SilenceMatcher{}, err
+	}
+	s := SilenceMatcher{Name: m.Name, Type: m.Type, Value: value}
+	_, err = s.For(SilenceData{Cluster: "c", ClusterID: 1, ServerID: 2, Address: "a:1", IP: "a", Zone: "z", Port: 1, SQLPort: 2, Kind: events.Stop})
+	return s, err
+}
+
+// For makes the matcher of an operation. A value that comes to nothing is an error: it
+// would match every alert that has no such label.
+func (s SilenceMatcher) For(data SilenceData) (*labels.Matcher, error) {
+	if s.Type == labels.MatchRegexp || s.Type == labels.MatchNotRegexp {
+		for _, text := range []*string{&data.Cluster, &data.Address, &data.IP, &data.Zone} {
+			*text = regexp.QuoteMeta(*text)
+		}
+	}
+	var value strings.Builder
+	if err := s.Value.Execute(&value, data); err != nil {
+		return nil, err
+	}
+	if value.Len() == 0 {
+		return nil, fmt.Errorf("matcher %s: its value is empty", s.Name)
+	}
+	return labels.NewMatcher(s.Type, s.Name, value.String())
 }
 
 // AlertTarget names the labels that say which server an alert is about: one of the
@@ -59,9 +108,7 @@ type SilenceRule struct {
 	Wait bool
 }
 
-// SilenceMatcher is a matcher whose value is made of the operation: .Cluster,
-// .ClusterID, .ServerID, .Address (ip:port), .IP, .Port, .SQLPort, .Zone and .Kind. In
-// a regular expression what is put in stands for itself.
+// SilenceMatcher is a matcher whose value is made of the operation, by ParseSilenceMatcher.
 type SilenceMatcher struct {
 	Name  string
 	Type  labels.MatchType
