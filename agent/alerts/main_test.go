@@ -176,7 +176,7 @@ func firing(instance string, startsAt time.Time) alert {
 // post sends a body to a webhook and returns status and answer.
 func post(t testing.TB, h http.Handler, body []byte, header http.Header) (int, string) {
 	t.Helper()
-	request := httptest.NewRequest(http.MethodPost, alerts.Path, bytes.NewReader(body))
+	request := httptest.NewRequest(http.MethodPost, "/alertmanager", bytes.NewReader(body))
 	request.Header = http.Header{"Content-Type": {"application/json"}}
 	for name, values := range header {
 		request.Header[name] = values

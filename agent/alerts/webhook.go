@@ -29,9 +29,6 @@ import (
 	"obwarden/metrics"
 )
 
-// Path is where the webhook is served.
-const Path = "/alertmanager"
-
 // answerTimeout is how long one body may take. What was done by then is a duplicate
 // when Alertmanager tries again.
 const answerTimeout = 20 * time.Second

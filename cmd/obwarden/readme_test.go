@@ -17,6 +17,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"obwarden/agent/alerts"
 	"obwarden/agent/web"
 	"obwarden/events"
 	"obwarden/metrics"
@@ -140,7 +141,7 @@ func TestREADMENamesThePublicSurface(t *testing.T) {
 	names = append(names, jsonFields(reflect.TypeFor[events.Request]())...)
 	names = append(names, jsonFields(reflect.TypeFor[events.Operation]())...)
 	names = append(names, codes(t)...)
-	names = append(names, web.MetricsPath, web.HealthyPath, web.ReadyPath,
+	names = append(names, web.MetricsPath, web.HealthyPath, web.ReadyPath, web.AlertmanagerPath, alerts.Bucket,
 		events.RequestStream, events.OperationStream, events.ClusterBucket, events.OperationSchema, events.IdempotencyKeyHeader)
 	for _, name := range names {
 		if !strings.Contains(readme, "`"+name+"`") {

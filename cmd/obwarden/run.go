@@ -23,6 +23,8 @@ import (
 	"golang.org/x/term"
 
 	"obwarden/agent"
+	"obwarden/agent/alerts"
+	"obwarden/agent/guard"
 	"obwarden/agent/ocp"
 	"obwarden/agent/web"
 	"obwarden/events"
@@ -95,6 +97,11 @@ func runAgent(ctx context.Context, c Config, log *slog.Logger, running func(star
 		return err
 	}
 
+	bucket, err := alerts.OpenBucket(ctx, js, streamOptions(c))
+	if err != nil {
+		return err
+	}
+
 	registry := prometheus.NewRegistry()
 	var a *agent.Agent
 	m := metrics.New(registry, version(), runtime.Version(), func() time.Duration { return a.OldestProgress() })
@@ -115,7 +122,18 @@ func runAgent(ctx context.Context, c Config, log *slog.Logger, running func(star
 	ready := func(ctx context.Context) error {
 		return errors.Join(usable(ctx, nc, js, c), a.JournalError())
 	}
-	handler := web.Handler(web.Config{Gatherer: registry, OCP: health.String, Ready: ready})
+	loaded, err := c.policy()
+	if err != nil {
+		return exit(exitUsage, err)
+	}
+	policy := func() *guard.Policy { return loaded }
+	directory := alerts.NewDirectory(client)
+	webhook := alerts.NewWebhook(alerts.Config{
+		JetStream: js, Journal: streams.Operations, Bucket: bucket, Directory: directory, Policy: policy, Metrics: m, Log: log, Retention: c.Retention,
+		Credentials: alerts.Credentials{Username: c.WebhookUsername, Password: c.WebhookPassword, Token: c.WebhookToken},
+		Loopback:    listener.Addr().(*net.TCPAddr).IP.IsLoopback(),
+	})
+	handler := web.Handler(web.Config{Gatherer: registry, OCP: health.String, Ready: ready, Alertmanager: webhook})
 
 	if c.anonymous() {
 		log.Warn("no credentials for OCP: set OBWARDEN_OCP_USERNAME and OBWARDEN_OCP_PASSWORD, or OBWARDEN_OCP_ACCESS_KEY and OBWARDEN_OCP_SECRET_KEY")
@@ -123,6 +141,16 @@ func runAgent(ctx context.Context, c Config, log *slog.Logger, running func(star
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return web.Serve(ctx, listener, handler) })
 	group.Go(func() error { return a.Run(ctx) })
+	if c.AlertmanagerURL != "" {
+		silencer, err := alerts.NewSilencer(alerts.SilencerConfig{
+			URL: c.AlertmanagerURL, Username: c.AlertmanagerUsername, Password: c.AlertmanagerPassword,
+			Journal: streams.Operations, Directory: directory, Policy: policy, Metrics: m, Log: log,
+		})
+		if err != nil {
+			return exit(exitUsage, err)
+		}
+		group.Go(func() error { return silencer.Run(ctx) })
+	}
 	group.Go(func() error { sayHello(ctx, client, c, log); return nil })
 	group.Go(func() error { return watchReady(ctx, ready, c.NATSURL == "", log) })
 	log.Info("ready", "version", version(), "nats", nc.ConnectedUrlRedacted(), "http", "http://"+listener.Addr().String(), "ocp", c.OCPURL)
