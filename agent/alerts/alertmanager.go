@@ -85,7 +85,7 @@ func (a *alertmanager) end(ctx context.Context, id string) error {
 }
 
 func (a *alertmanager) call(ctx context.Context, method, path string, body, into any) error {
-	fail := func(err error) error { return fmt.Errorf("Alertmanager, %s /api/v2/%s: %w", method, path, err) }
+	fail := func(err error) error { return fmt.Errorf("call Alertmanager, %s /api/v2/%s: %w", method, path, err) }
 	payload, err := json.Marshal(body)
 	if err != nil {
 		return fail(err)

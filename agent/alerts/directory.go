@@ -1,6 +1,7 @@
 package alerts
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -129,19 +130,16 @@ func (d *Directory) server(ctx context.Context, cluster, server int64) (ocp.Serv
 // find says which server the labels are about. A refusal says why that is not
 // certain; any other error means that OCP or the name server did not answer.
 func (d *Directory) find(ctx context.Context, t guard.AlertTarget, labels map[string]string) (cluster, server int64, err error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if cluster, err = d.cluster(ctx, t, labels); err != nil {
-		return 0, 0, err
-	}
 	if t.ServerID != "" {
-		server, err = idIn(labels, t.ServerID)
+		if server, err = idIn(labels, t.ServerID); err != nil {
+			return 0, 0, err
+		}
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		cluster, err = d.cluster(ctx, t, labels)
 		return cluster, server, err
 	}
-	name := t.Address
-	if name == "" {
-		name = t.Host
-	}
+	name := cmp.Or(t.Address, t.Host)
 	value := labels[name]
 	if value == "" {
 		return 0, 0, refuse("it has no label %s, which says which server it is about", name)
@@ -153,6 +151,12 @@ func (d *Directory) find(ctx context.Context, t guard.AlertTarget, labels map[st
 	candidates, err := resolve(ctx, host)
 	if err != nil {
 		return 0, 0, fmt.Errorf("label %s: %w", name, err)
+	}
+
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if cluster, err = d.cluster(ctx, t, labels); err != nil {
+		return 0, 0, err
 	}
 	servers, err := d.readServers(ctx, cluster)
 	if err != nil {

@@ -60,14 +60,14 @@ func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		return s
 	}
-	switch id := filepath.Base(r.URL.Path); {
-	case r.Method == http.MethodGet:
+	switch id := filepath.Base(r.URL.Path); r.Method {
+	case http.MethodGet:
 		all := []silence{}
 		for s := range maps.Values(f.silences) {
 			all = append(all, state(s))
 		}
 		_ = json.NewEncoder(w).Encode(all)
-	case r.Method == http.MethodPost:
+	case http.MethodPost:
 		var s silence
 		if err := json.NewDecoder(r.Body).Decode(&s); err != nil || !s.EndsAt.After(time.Now()) {
 			http.Error(w, "bad silence", http.StatusBadRequest)
@@ -86,7 +86,7 @@ func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.UpdatedAt = time.Now()
 		f.silences[s.ID] = s
 		fmt.Fprintf(w, `{"silenceID":%q}`, s.ID)
-	case r.Method == http.MethodDelete:
+	case http.MethodDelete:
 		s := f.silences[id]
 		s.EndsAt = time.Now()
 		f.silences[id] = s

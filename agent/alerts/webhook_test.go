@@ -267,6 +267,34 @@ func TestBadAlertsAreRefusedWithAReasonAndCounted(t *testing.T) {
 	}
 }
 
+// An alert storm: every server of 20 clusters at once, told twice.
+func TestAStormIsTakenInOneBody(t *testing.T) {
+	t.Parallel()
+	clusters, err := ocpsim.Grid(20, 5, 5)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rule := down(t)
+	rule.Target = guard.AlertTarget{Host: "instance"}
+	r := newRig(t, ocpsim.Config{Clusters: clusters}, rule)
+	var storm []alert
+	for _, cluster := range clusters {
+		for _, zone := range cluster.Zones {
+			for _, server := range zone.Servers {
+				storm = append(storm, firing(server.IP+":9100", time.Now()))
+			}
+		}
+	}
+	for _, want := range []string{"requested", "duplicate"} {
+		for _, got := range r.send(http.StatusOK, storm...) {
+			if got.Result != want {
+				t.Fatalf("%+v, want %s", got, want)
+			}
+		}
+	}
+	r.mustHavePublished(500)
+}
+
 func TestABadAlertDoesNotHinderTheOthersOfItsBody(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, ocpsim.Config{}, down(t))

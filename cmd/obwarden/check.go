@@ -19,9 +19,9 @@ import (
 func newCheck(a app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check",
-		Short: "Check the configuration, the policy, or the connections to NATS and OCP",
+		Short: "Check the configuration, the policy, what it makes of an alert, or the connections to NATS and OCP",
 		Args:  exactArgs(),
-		RunE:  func(*cobra.Command, []string) error { return usagef("check what? config, policy or connection") },
+		RunE:  func(*cobra.Command, []string) error { return usagef("check what? config, policy, alert or connection") },
 	}
 	cmd.AddCommand(
 		&cobra.Command{
@@ -31,6 +31,7 @@ func newCheck(a app) *cobra.Command {
 			RunE:  func(*cobra.Command, []string) error { return checkConfig(a) },
 		},
 		newCheckPolicy(a),
+		newCheckAlert(a),
 		&cobra.Command{
 			Use:   "connection",
 			Short: "Try NATS, OCP, the credentials and the permissions; changes nothing",
