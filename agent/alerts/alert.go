@@ -15,7 +15,8 @@ import (
 // Limits of what comes in. What goes beyond them is refused, never cut.
 const (
 	MaxBodyBytes       = 1 << 20
-	maxLabels          = 64 // of one alert
+	maxAlerts          = 10_000 // of one body: more than fit if they are any
+	maxLabels          = 64     // of one alert
 	maxLabelNameBytes  = 128
 	maxLabelValueBytes = 1 << 10
 )
@@ -52,6 +53,9 @@ func decodeBody(body []byte) ([]json.RawMessage, error) {
 	}
 	if wire.Alerts == nil {
 		return nil, errors.New("the body is not a webhook of Alertmanager: it has no alerts")
+	}
+	if len(*wire.Alerts) > maxAlerts {
+		return nil, fmt.Errorf("%d alerts, at most %d are allowed: set max_alerts of Alertmanager's webhook_config", len(*wire.Alerts), maxAlerts)
 	}
 	return *wire.Alerts, nil
 }

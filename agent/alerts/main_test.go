@@ -178,6 +178,7 @@ func post(t testing.TB, h http.Handler, body []byte, header http.Header) (int, s
 	t.Helper()
 	request := httptest.NewRequest(http.MethodPost, "/alertmanager", bytes.NewReader(body))
 	request.Header = http.Header{"Content-Type": {"application/json"}}
+	request.Host = "127.0.0.1:9480"
 	for name, values := range header {
 		request.Header[name] = values
 	}

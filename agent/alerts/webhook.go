@@ -18,6 +18,7 @@ import (
 	"io"
 	"log/slog"
 	"mime"
+	"net"
 	"net/http"
 	"strings"
 	"time"
@@ -81,7 +82,14 @@ type Webhook struct {
 }
 
 // NewWebhook makes a webhook; it owns no goroutine.
-func NewWebhook(c Config) *Webhook { return &Webhook{Config: c, matters: matters{c.Bucket}} }
+func NewWebhook(c Config) *Webhook {
+	for _, rule := range c.Policy().Alerts { // an increase from nothing is not seen
+		for _, result := range []string{resultRequested, resultDuplicate, resultNotYet, resultGrouped, resultCooling, resultResolved, resultCancelled, resultRefused, resultFailed} {
+			c.Metrics.Alerts.WithLabelValues(rule.Name, result)
+		}
+	}
+	return &Webhook{Config: c, matters: matters{c.Bucket}}
+}
 
 // Outcome is what became of one alert: an entry of the answer.
 type Outcome struct {
@@ -140,19 +148,31 @@ func answer(rw http.ResponseWriter, status int, body any) {
 	_ = json.NewEncoder(rw).Encode(body) // the client is gone: nobody to tell
 }
 
-// mayCome refuses who does not know the credentials, and browsers: a page from
-// elsewhere can make one post to this machine, but not JSON.
+// mayCome refuses who does not know the credentials. Where there are none it refuses
+// browsers: a page from elsewhere can make one post to this machine, but not JSON, nor
+// by a name that is this machine's own.
 func (w *Webhook) mayCome(r *http.Request) (status int, err error) {
-	if w.Credentials == (Credentials{}) && !w.Loopback {
+	open := w.Credentials == (Credentials{})
+	switch {
+	case open && !w.Loopback:
 		return http.StatusForbidden, errors.New("anybody could stop servers here: set OBWARDEN_WEBHOOK_TOKEN, or OBWARDEN_WEBHOOK_USERNAME and OBWARDEN_WEBHOOK_PASSWORD, or have OBWARDEN_HTTP_LISTEN listen on a loopback address")
-	}
-	if w.Credentials != (Credentials{}) && !w.Credentials.known(r) {
+	case open && !isLoopback(r.Host):
+		return http.StatusForbidden, errors.New("without credentials the URL must name localhost or a loopback address: set OBWARDEN_WEBHOOK_TOKEN for another")
+	case !open && !w.Credentials.known(r):
 		return http.StatusUnauthorized, errors.New("wrong credentials, or none")
 	}
 	if mediaType, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || mediaType != "application/json" {
 		return http.StatusUnsupportedMediaType, errors.New("the content type must be application/json")
 	}
 	return 0, nil
+}
+
+func isLoopback(hostPort string) bool {
+	host, _, err := net.SplitHostPort(hostPort)
+	if err != nil {
+		host = strings.Trim(hostPort, "[]")
+	}
+	return host == "localhost" || net.ParseIP(host).IsLoopback()
 }
 
 func (c Credentials) known(r *http.Request) bool {

@@ -2,6 +2,7 @@ package alerts_test
 
 import (
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
@@ -183,6 +184,16 @@ func TestWhileOCPIsAwayNewAlertsAreToComeAgainAndOldOnesCount(t *testing.T) {
 	r.mustHavePublished(2) // the request and the order
 }
 
+func TestWhileNATSIsAwayAlertmanagerIsToTryAgain(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, ocpsim.Config{}, down(t))
+	a := firing(r.address(1, 2), time.Now())
+	r.js.Conn().Close()
+	r.sendOne(a, "failed")
+	r.sendOne(a.resolved(), "failed")
+	r.mustHaveCounted("down", "failed", 2)
+}
+
 func TestWithoutRulesEveryAlertIsRefused(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, ocpsim.Config{})
@@ -321,6 +332,7 @@ func TestBodiesThatAreNoWebhookAreRefused(t *testing.T) {
 		{"no alerts", `{"version":"4"}`, "application/json", 400, "no alerts"},
 		{"another version", `{"version":"5","alerts":[]}`, "application/json", 400, `version \"5\"`},
 		{"no UTF-8", "{\"version\":\"4\",\"alerts\":[],\"x\":\"\xff\"}", "application/json", 400, "UTF-8"},
+		{"a million alerts", `{"version":"4","alerts":[` + strings.Repeat("1,", 400_000) + `1]}`, "application/json", 400, "400001 alerts"},
 		{"huge", `{"version":"4","alerts":["` + strings.Repeat("x", alerts.MaxBodyBytes) + `"]}`, "application/json", 413, "max_alerts"},
 		{"a form, as a browser sends it", `{"version":"4","alerts":[]}`, "text/plain", 415, "application/json"},
 		{"no type", `{"version":"4","alerts":[]}`, "", 415, "application/json"},
@@ -382,4 +394,14 @@ func TestOnlyWhoKnowsTheCredentialsIsLetIn(t *testing.T) {
 		}
 	}
 	r.mustHaveCounted("none", "refused", 7)
+	for host, status := range map[string]int{"localhost:9480": 200, "[::1]:9480": 200, "127.0.0.1": 200, "a.page.of.somebody:9480": 403, "": 403} {
+		request := httptest.NewRequest(http.MethodPost, "/alertmanager", strings.NewReader(`{"version":"4","alerts":[]}`))
+		request.Header.Set("Content-Type", "application/json")
+		request.Host = host
+		w := httptest.NewRecorder()
+		alerts.NewWebhook(r.config).ServeHTTP(w, request)
+		if w.Code != status {
+			t.Errorf("open, asked for as %q: %d, want %d", host, w.Code, status)
+		}
+	}
 }

@@ -4,7 +4,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"strings"
 	"testing"
@@ -131,6 +133,35 @@ func TestCheckAlertShowsWhatWouldBecomeOfABody(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestCheckConnectionTriesAlertmanager(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, ocpsim.Config{})
+	am := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if user, password, _ := r.BasicAuth(); user != "me" || password != "secret" || r.URL.Path != "/prefix/api/v2/silences" {
+			w.WriteHeader(http.StatusUnauthorized)
+		}
+		fmt.Fprint(w, "[]")
+	}))
+	t.Cleanup(am.Close)
+	for name, test := range map[string]struct {
+		url, password string
+		code          int
+		want          string
+	}{
+		"answers": {am.URL + "/prefix/", "secret", 0, "0 silences"},
+		"refuses": {am.URL + "/prefix/", "another", exitUnreachable, "HTTP status 401"},
+		"away":    {"http://127.0.0.1:1", "secret", exitUnreachable, "is OBWARDEN_ALERTMANAGER_URL right?"},
+		"no URL":  {"alertmanager:9093", "secret", exitUsage, "OBWARDEN_ALERTMANAGER_URL: must be http:// or https://"},
+	} {
+		environ := maps.Clone(s.environ)
+		environ["OBWARDEN_ALERTMANAGER_URL"], environ["OBWARDEN_ALERTMANAGER_USERNAME"], environ["OBWARDEN_ALERTMANAGER_PASSWORD"] = test.url, "me", test.password
+		stdout, stderr, code := command(t, environ, "check", "connection")
+		if code != test.code || !strings.Contains(stdout+stderr, test.want) {
+			t.Errorf("%s: exit code %d, want %d and %q in\n%s%s", name, code, test.code, test.want, stdout, stderr)
+		}
 	}
 }
 
