@@ -82,9 +82,9 @@ func (m *matter) hinders(rule *guard.AlertRule, op events.Operation, now time.Ti
 		return "", ""
 	}
 	id := events.OperationID(m.Request.IdempotencyKey)
-	ended := op.EndedAt
-	if op.N == 0 {
-		ended = m.RequestedAt
+	ended, result, what := op.EndedAt, resultCooling, "was done for"
+	if op.N == 0 { // no agent has taken the request yet
+		ended, result, what = m.RequestedAt, resultGrouped, "was asked for"
 	}
 	again := ended.Add(rule.AgainAfter)
 	switch {
@@ -93,9 +93,9 @@ func (m *matter) hinders(rule *guard.AlertRule, op events.Operation, now time.Ti
 	case m.Resolved:
 		return "", ""
 	case rule.AgainAfter == 0:
-		return resultCooling, fmt.Sprintf("operation %s was done for this server; the alerts must be resolved first", id)
+		return result, fmt.Sprintf("operation %s %s this server; the alerts must be resolved first", id, what)
 	case now.Before(again):
-		return resultCooling, fmt.Sprintf("operation %s was done for this server; not again before %s, unless the alerts are resolved", id, again.UTC().Format(time.RFC3339))
+		return result, fmt.Sprintf("operation %s %s this server; not again before %s, unless the alerts are resolved", id, what, again.UTC().Format(time.RFC3339))
 	}
 	return "", ""
 }

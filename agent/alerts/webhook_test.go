@@ -89,6 +89,55 @@ func TestWhatWasNotAcknowledgedIsPublishedLaterWordForWord(t *testing.T) {
 	r.mustHaveCounted("down", "failed", 1)
 }
 
+func TestWhatIsResolvedBeforeItCouldBePublishedNeverIs(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, ocpsim.Config{}, down(t))
+	if err := r.js.DeleteStream(t.Context(), events.RequestStream); err != nil {
+		t.Fatal(err)
+	}
+	a := firing(r.address(1, 2), time.Now())
+	r.sendOne(a, "failed")
+	r.openStreams()
+	r.sendOne(a.resolved(), "cancelled")
+	r.sendOne(a, "resolved") // a slower Alertmanager
+	r.mustHavePublished(1)   // the order to cancel: the request may have arrived after all
+}
+
+func TestALostBucketMakesNoSecondOperation(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, ocpsim.Config{Speed: 1000}, down(t))
+	r.policy.Alerts[0].Reason = reason(t, "{{.Annotations.summary}}")
+	r.agent()
+	a := firing(r.address(1, 2), time.Now())
+	a.Annotations = map[string]string{"summary": "first words"}
+	r.await(r.sendOne(a, "requested").OperationID, events.Succeeded)
+	if err := r.js.DeleteKeyValue(t.Context(), alerts.Bucket); err != nil {
+		t.Fatal(err)
+	}
+	bucket, err := alerts.OpenBucket(t.Context(), r.js, options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.config.Bucket = bucket
+	a.Annotations = map[string]string{"summary": "other words"}
+	r.sendOne(a, "duplicate")
+	r.mustHavePublished(1)
+}
+
+// A server is the same whichever exporter on its host speaks of it.
+func TestAlertsOfTwoExportersOnOneHostAreOneMatter(t *testing.T) {
+	t.Parallel()
+	rule := down(t)
+	rule.Target = guard.AlertTarget{Cluster: "ob_cluster", Host: "instance"}
+	r := newRig(t, ocpsim.Config{}, rule)
+	ip, _, _ := strings.Cut(r.address(1, 2), ":")
+	first := r.sendOne(firing(ip+":9100", time.Now()), "requested")
+	if second := r.sendOne(firing(ip+":9308", time.Now()), "grouped"); second.OperationID != first.OperationID {
+		t.Errorf("%+v, want operation %s", second, first.OperationID)
+	}
+	r.mustHavePublished(1)
+}
+
 func TestResolvedCancelsWhatStillWaits(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, ocpsim.Config{Speed: 1}, down(t))
