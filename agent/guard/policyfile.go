@@ -139,18 +139,18 @@ type windowFile struct {
 }
 
 type denialFile struct {
-	Matchers matchers `yaml:"matchers" required:"true" doc:"all must match"`
-	Reason   text     `yaml:"reason" required:"true" doc:"told to who asked"`
+	Matchers matcherLines `yaml:"matchers" required:"true" doc:"all must match"`
+	Reason   text         `yaml:"reason" required:"true" doc:"told to who asked"`
 }
 
 type approvalFile struct {
-	Matchers  matchers `yaml:"matchers" required:"true" doc:"all must match"`
-	Approvers []text   `yaml:"approvers" doc:"who may approve; empty: anybody but who asked"`
-	Expires   *period  `yaml:"expires" doc:"for how long an approval counts, more than 0s; 1h where nothing is said"`
+	Matchers  matcherLines `yaml:"matchers" required:"true" doc:"all must match"`
+	Approvers []text       `yaml:"approvers" doc:"who may approve; empty: anybody but who asked"`
+	Expires   *period      `yaml:"expires" doc:"for how long an approval counts, more than 0s; 1h where nothing is said"`
 }
 
 type overrideFile struct {
-	Matchers   matchers `yaml:"matchers" required:"true" doc:"all must match"`
+	Matchers   matcherLines `yaml:"matchers" required:"true" doc:"all must match"`
 	limitsFile `yaml:",inline"`
 }
 
@@ -350,19 +350,19 @@ func (is intervals) fault() string {
 	return ""
 }
 
-// matchers are lines, each of one or more matchers.
-type matchers []matcherLine
+// matcherLines are one or more matchers each.
+type matcherLines []matcherLine
 
 type matcherLine struct{ matchers labels.Matchers }
 
-func (ms matchers) fault() string {
+func (ms matcherLines) fault() string {
 	if len(ms) == 0 {
 		return `no matcher; add one, e.g. cluster="prod", or cluster=~".*" for all`
 	}
 	return ""
 }
 
-func (ms matchers) all() labels.Matchers {
+func (ms matcherLines) all() labels.Matchers {
 	var all labels.Matchers
 	for _, line := range ms {
 		all = append(all, line.matchers...)

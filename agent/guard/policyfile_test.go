@@ -219,6 +219,14 @@ func TestLoadReadsAFileAndSaysWhyItCannot(t *testing.T) {
 	if _, err := Load(dir); err == nil {
 		t.Error("a directory is a policy")
 	}
+	write([]byte("\ufeffdefaults: {max_concurrent: 2}\r\n")) // as some editors write it
+	if p, err := Load(path); err != nil || p.Limits.MaxConcurrent != 2 {
+		t.Errorf("byte order mark: got %+v, %v", p, err)
+	}
+	write(bytes.Repeat([]byte("a: |\n  b\n"), MaxFileBytes/9)) // would cost the parser a minute
+	if _, err := Load(path); err == nil || !strings.Contains(err.Error(), "more than 1000 names") {
+		t.Errorf("many names: got %.100v", err)
+	}
 	write(bytes.Repeat([]byte("# comment\n"), MaxFileBytes/10+1))
 	if _, err := Load(path); err == nil || !strings.Contains(err.Error(), "larger than 1048576 bytes") {
 		t.Errorf("a large file: got %v", err)

@@ -95,21 +95,21 @@ type clusterFile struct {
 }
 
 type zoneFile struct {
-	Name        text         `yaml:"name" required:"true"`
-	Status      status       `yaml:"status"`
-	InnerStatus innerStatus  `yaml:"inner_status"`
-	Region      string       `yaml:"region"`
-	IDC         string       `yaml:"idc"`
-	Servers     []serverFile `yaml:"servers" required:"true"`
+	Name        text            `yaml:"name" required:"true"`
+	Status      statusWord      `yaml:"status"`
+	InnerStatus innerStatusWord `yaml:"inner_status"`
+	Region      string          `yaml:"region"`
+	IDC         string          `yaml:"idc"`
+	Servers     []serverFile    `yaml:"servers" required:"true"`
 }
 
 type serverFile struct {
-	ID          int64       `yaml:"id" required:"true" min:"1" max:"9007199254740991"`
-	Status      status      `yaml:"status"`       // RUNNING where nothing is said
-	InnerStatus innerStatus `yaml:"inner_status"` // ACTIVE where it is RUNNING, else INACTIVE
-	Root        bool        `yaml:"root"`         // runs a root service
-	IP          string      `yaml:"ip"`
-	Port        int         `yaml:"port" min:"1" max:"65535"`
+	ID          int64           `yaml:"id" required:"true" min:"1" max:"9007199254740991"`
+	Status      statusWord      `yaml:"status"`       // RUNNING where nothing is said
+	InnerStatus innerStatusWord `yaml:"inner_status"` // ACTIVE where it is RUNNING, else INACTIVE
+	Root        bool            `yaml:"root"`         // runs a root service
+	IP          string          `yaml:"ip"`
+	Port        int             `yaml:"port" min:"1" max:"65535"`
 	At          position
 }
 
@@ -120,14 +120,14 @@ type pauseFile struct {
 }
 
 type activeFile struct {
-	Kind     kind     `yaml:"kind" required:"true"`
+	Kind     kindWord `yaml:"kind" required:"true"`
 	ServerID int64    `yaml:"server_id" required:"true"`
 	Ago      duration `yaml:"ago"` // before now, when it began
 	At       position
 }
 
 type recentFile struct {
-	Kind     kind     `yaml:"kind" required:"true"`
+	Kind     kindWord `yaml:"kind" required:"true"`
 	ServerID int64    `yaml:"server_id" required:"true"`
 	Ago      duration `yaml:"ago"` // before now, when it began and ended
 	Failed   bool     `yaml:"failed"`
@@ -153,7 +153,7 @@ type testCase struct {
 // requestFile is written in full or as `stop 2`.
 type requestFile struct {
 	words       string
-	Kind        kind              `yaml:"kind" required:"true"`
+	Kind        kindWord          `yaml:"kind" required:"true"`
 	ServerID    int64             `yaml:"server_id" required:"true"`
 	Force       bool              `yaml:"force"`
 	RequestedBy string            `yaml:"requested_by"`
@@ -170,8 +170,8 @@ type approvalWord struct {
 // expectation is written in full or as `wait COOLDOWN`. Without a code any will do.
 type expectation struct {
 	words   string
-	Verdict verdict `yaml:"verdict" required:"true"`
-	Code    string  `yaml:"code"`
+	Verdict verdictWord `yaml:"verdict" required:"true"`
+	Code    string      `yaml:"code"`
 }
 
 // A file without tests, or a test without cases, would pass and show nothing.
@@ -208,7 +208,7 @@ func (r *requestFile) fault() string {
 	if !ok || err != nil || !events.Kind(name).Known() {
 		return fmt.Sprintf("%.60q is no request; write e.g. stop 2, or {kind: stop, server_id: 2, force: true}", r.words)
 	}
-	r.Kind, r.ServerID = kind(name), n
+	r.Kind, r.ServerID = kindWord(name), n
 	return ""
 }
 
@@ -220,7 +220,7 @@ func (e *expectation) fault() string {
 	if len(words) == 0 || len(words) > 2 || !known(Verdict(words[0])) {
 		return fmt.Sprintf("%.60q is no expectation; write e.g. allow, wait COOLDOWN or reject MAJORITY_AT_RISK", e.words)
 	}
-	e.Verdict = verdict(words[0])
+	e.Verdict = verdictWord(words[0])
 	if len(words) == 2 {
 		e.Code = words[1]
 	}
@@ -232,20 +232,20 @@ func known(v Verdict) bool {
 }
 
 type (
-	kind        string
-	verdict     string
-	status      string
-	innerStatus string
+	kindWord        string
+	verdictWord     string
+	statusWord      string
+	innerStatusWord string
 )
 
-func (k kind) fault() string {
+func (k kindWord) fault() string {
 	if !events.Kind(k).Known() {
 		return fmt.Sprintf("%.60q is no kind; write stop, start or restart", string(k))
 	}
 	return ""
 }
 
-func (v verdict) fault() string {
+func (v verdictWord) fault() string {
 	if !known(Verdict(v)) {
 		return fmt.Sprintf("%.60q is no verdict; write allow, wait, reject, done or supersede", string(v))
 	}
@@ -253,7 +253,7 @@ func (v verdict) fault() string {
 }
 
 // A word that OCP does not know is a typing error here, and would be tolerated there.
-func (s status) fault() string {
+func (s statusWord) fault() string {
 	words := strings.Fields("RUNNING STOPPED STOPPING STARTING RESTARTING UNAVAILABLE OPERATING CREATING DELETING DELETED " +
 		"SERVICE_STOPPING SERVICE_STOPPED PROCESS_STOPPING PROCESS_STOPPED")
 	if !slices.Contains(words, string(s)) {
@@ -262,7 +262,7 @@ func (s status) fault() string {
 	return ""
 }
 
-func (s innerStatus) fault() string {
+func (s innerStatusWord) fault() string {
 	if s != "ACTIVE" && s != "INACTIVE" {
 		return fmt.Sprintf("the database shows no status %.60q; write ACTIVE or INACTIVE", string(s))
 	}
@@ -388,7 +388,7 @@ func (t *policyTest) zones() []ocp.Zone {
 			Region: z.Region, IDC: z.IDC, ClusterID: t.Topology.Cluster.ID, ServerCount: len(z.Servers),
 		}
 		for _, s := range z.Servers {
-			inner := innerStatus("ACTIVE")
+			inner := innerStatusWord("ACTIVE")
 			if cmp.Or(s.Status, "RUNNING") != "RUNNING" {
 				inner = "INACTIVE"
 			}
@@ -426,13 +426,13 @@ func (t *policyTest) tasks() []ocp.Task {
 // remember fills in what agents would have agreed on.
 func (t *policyTest) remember(q *Question) {
 	now := time.Time(t.Now)
-	taken := func(id string, k kind, at time.Time) {
+	taken := func(id string, k kindWord, at time.Time) {
 		if events.Kind(k) != events.Start {
 			q.Fleet.Taken = append(q.Fleet.Taken, Taken{OperationID: id, At: at})
 		}
 	}
 	for i := range t.Elsewhere {
-		taken(fmt.Sprintf("elsewhere-%d", i+1), kind(events.Stop), now)
+		taken(fmt.Sprintf("elsewhere-%d", i+1), kindWord(events.Stop), now)
 	}
 	for i, a := range t.Active {
 		slot := Slot{

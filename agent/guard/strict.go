@@ -1,6 +1,7 @@
 package guard
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -21,9 +22,11 @@ import (
 // MaxFileBytes is how large a policy or a file of policy tests may be.
 const MaxFileBytes = 1 << 20
 
-// maxNesting is how deep a file may nest in one line. The parser's time grows with
-// the square of the depth.
-const maxNesting = 32
+// What the parser is given at most: its time grows with the square of both.
+const (
+	maxNesting = 32   // in one line
+	maxNames   = 1000 // one after the other, without an entry of a list between them
+)
 
 // Fault is one thing that is wrong with a file: where, what, and what to do.
 type Fault struct {
@@ -133,6 +136,7 @@ func (d *document) err() error {
 // parse returns the document's body, nil where there is none.
 func (d *document) parse(content []byte) ast.Node {
 	start := position{1, 1}
+	content = bytes.TrimPrefix(content, []byte("\ufeff")) // some editors write it
 	switch {
 	case len(content) > MaxFileBytes:
 		d.faultf(start, "the file is larger than %d bytes; shorten it", MaxFileBytes)
@@ -186,7 +190,7 @@ func invalid(content []byte) int {
 
 // unusual finds what has no place here, before it can cost the parser anything.
 func (d *document) unusual(tokens token.Tokens) {
-	depth, entries, line := 0, 0, 0
+	depth, entries, names, line := 0, 0, 0, 0
 	for _, t := range tokens {
 		at := positionOf(t)
 		if at.line != line {
@@ -203,6 +207,11 @@ func (d *document) unusual(tokens token.Tokens) {
 			d.faultf(at, "directives have no place here; leave the line out")
 		case token.SequenceEntryType:
 			entries++
+			names = 0
+		case token.MappingValueType:
+			if depth == 0 {
+				names++
+			}
 		case token.MappingStartType, token.SequenceStartType:
 			depth++
 		case token.MappingEndType, token.SequenceEndType:
@@ -210,6 +219,10 @@ func (d *document) unusual(tokens token.Tokens) {
 		}
 		if depth+entries > maxNesting {
 			d.faultf(at, "nested deeper than %d; nothing here needs that", maxNesting)
+			return
+		}
+		if names > maxNames {
+			d.faultf(at, "more than %d names; nothing here has so many", maxNames)
 			return
 		}
 	}
