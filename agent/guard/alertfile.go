@@ -26,7 +26,7 @@ type alertFile struct {
 	Name       word          `yaml:"name" required:"true" doc:"of the rule, in metrics and keys: letters, digits, _ . -"`
 	Matchers   alertMatchers `yaml:"matchers" required:"true" doc:"of the alert's labels, all must match; of several rules that match the first counts"`
 	Target     targetFile    `yaml:"target" required:"true" doc:"which labels of the alert say which server it is about"`
-	Kind       kind          `yaml:"kind" required:"true" doc:"what is asked for: stop, start or restart"`
+	Kind       kindWord      `yaml:"kind" required:"true" doc:"what is asked for: stop, start or restart"`
 	For        *duration     `yaml:"for" doc:"the alert must have fired for so long; 0s where nothing is said"`
 	AgainAfter *duration     `yaml:"again_after" doc:"how long after an operation the server may get another without its alerts having been resolved; 0s: never; 1h where nothing is said"`
 	Reason     *reasonText   `yaml:"reason" doc:"template of the request's reason, over .Labels and .Annotations; the alert's name where nothing is said"`

@@ -67,7 +67,7 @@ func schemaOf(t *testing.T, of reflect.Type, tag reflect.StructTag) object {
 	case reflect.TypeFor[text](), reflect.TypeFor[word](), reflect.TypeFor[matcherLine](),
 		reflect.TypeFor[labelName](), reflect.TypeFor[reasonText](), reflect.TypeFor[alertMatcherLine](), reflect.TypeFor[silenceMatcherLine]():
 		s = object{"type": "string", "minLength": 1}
-	case reflect.TypeFor[kind]():
+	case reflect.TypeFor[kindWord]():
 		s = object{"enum": events.Kinds()}
 	case reflect.TypeFor[ifUnreachable]():
 		s = object{"enum": []string{"go_on", "wait"}}
