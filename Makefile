@@ -18,7 +18,7 @@ CHAOS_REPORT = dist/chaos-report.txt
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: build
 build: ## dist/obwarden, static and stripped
@@ -72,6 +72,34 @@ chaos: ## three agents, NATS and OCP under faults for CHAOS_TIME, with CHAOS_OPS
 	@mkdir -p $(dir $(CHAOS_REPORT))
 	@go test ./agent/chaos -run Chaos -chaos.time $(CHAOS_TIME) -chaos.ops $(CHAOS_OPS) -chaos.seed $(SEED) \
 		-chaos.report $(abspath $(CHAOS_REPORT)) -timeout 2h -v
+
+.PHONY: prometheus
+prometheus: # prometheus, promtool, alertmanager and amtool, where they are missing
+	@# Debian starts what it installs, and these are to be had only: policy-rc.d says no.
+	@if ! command -v promtool >/dev/null || ! command -v amtool >/dev/null || ! command -v prometheus >/dev/null; then \
+		if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
+			echo "install prometheus and prometheus-alertmanager first: this is no Debian, or not root" >&2; exit 1; \
+		fi; \
+		made=; if [ ! -e /usr/sbin/policy-rc.d ]; then printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d && chmod +x /usr/sbin/policy-rc.d && made=1; fi; \
+		apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends prometheus prometheus-alertmanager && status=0 || status=$$?; \
+		if [ -n "$$made" ]; then rm -f /usr/sbin/policy-rc.d; fi; \
+		if [ $$status != 0 ]; then echo "prometheus and prometheus-alertmanager CANNOT BE INSTALLED: rules, dashboards and examples would go untested" >&2; exit $$status; fi; \
+	fi
+
+.PHONY: rules
+rules: prometheus ## the alerts do what their tests say, and promtool likes the metrics
+	@promtool test rules deploy/prometheus/rules.test.yml
+	@go test -count=1 ./deploy ./metrics -run 'Rule|Alert|Prometheus|Promtool'
+
+.PHONY: e2e
+e2e: prometheus ## agent, NATS, Prometheus and Alertmanager as they are deployed; every query of the dashboards
+	@go test ./deploy -run EndToEnd -e2e -count=1 -timeout 5m
+
+.PHONY: panels
+panels: prometheus ## dist/panels/*.png: what the dashboards show of a busy agent, for people to look at
+	@mkdir -p dist/panels
+	@go test ./deploy -run EndToEnd -e2e -e2e.out $(abspath dist/panels) -count=1 -timeout 5m
+	@cd grafana/draw && go run . $(abspath dist/panels)
 
 .PHONY: ci
 ci: ## what decides whether a change lands

@@ -88,11 +88,14 @@ type held struct {
 
 // position is what others may read of an operation while it is worked on.
 type position struct {
-	state   events.State
-	kind    events.Kind
-	cluster int64
-	first   uint64    // sequence of its request: who came first
-	moved   time.Time // when it last moved
+	state     events.State
+	kind      events.Kind
+	cluster   int64
+	first     uint64    // sequence of its request: who came first
+	requested time.Time // when that came
+	moved     time.Time // when it last moved
+	reason    string    // why it waits
+	stalled   bool      // its task in OCP
 }
 
 // New makes an agent; Run starts it.
@@ -102,6 +105,7 @@ func New(c Config) *Agent {
 		js: c.JetStream, stream: c.Streams.Operations, log: c.Log,
 		appended: func(took time.Duration) { c.Metrics.JournalAppend.Observe(took.Seconds()) },
 		conflict: c.Metrics.JournalConflicts.Inc,
+		failed:   c.Metrics.JournalErrors.Inc,
 		trouble:  &atomic.Pointer[error]{},
 	}
 	a.slots = slots{bucket: c.Streams.Clusters, ended: a.ended}
@@ -413,22 +417,41 @@ func (a *Agent) ended(ctx context.Context, operationID string) bool {
 }
 
 func positionOf(op events.Operation) position {
-	moved := op.UpdatedAt
-	if op.Task != nil && op.State == events.Running {
-		moved = op.Task.MovedAt
+	p := position{
+		state: op.State, kind: op.Kind, cluster: op.ClusterID,
+		first: op.RequestSequence, requested: op.RequestedAt, moved: op.UpdatedAt,
 	}
-	return position{state: op.State, kind: op.Kind, cluster: op.ClusterID, first: op.RequestSequence, moved: moved}
+	switch {
+	case op.State == events.Waiting && op.Reason != nil:
+		p.reason = op.Reason.Code
+	case op.State == events.Running && op.Task != nil:
+		p.moved, p.stalled = op.Task.MovedAt, !op.Task.StalledAt.IsZero()
+	}
+	return p
 }
 
-// OldestProgress is for how long the open operation that has not moved for longest
-// has not; 0 where none is open.
+// OldestProgress is for how long the operation under way that has not moved for
+// longest has not; 0 where none is. Those that wait have their own measure.
 func (a *Agent) OldestProgress() time.Duration {
+	return a.oldest(func(p position) (time.Time, bool) {
+		return p.moved, p.state != "" && p.state != events.Waiting && !p.state.Final()
+	})
+}
+
+// OldestWait is how long ago the request came whose operation waits for longest; 0
+// where none waits.
+func (a *Agent) OldestWait() time.Duration {
+	return a.oldest(func(p position) (time.Time, bool) { return p.requested, p.state == events.Waiting })
+}
+
+// oldest is the longest time since what since returns for the operations in hand.
+func (a *Agent) oldest(since func(position) (time.Time, bool)) time.Duration {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	var oldest time.Duration
 	for _, h := range a.held {
-		if s := h.position.state; s != "" && !s.Final() {
-			oldest = max(oldest, time.Since(h.position.moved))
+		if at, counts := since(h.position); counts {
+			oldest = max(oldest, time.Since(at))
 		}
 	}
 	return oldest

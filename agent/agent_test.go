@@ -142,7 +142,7 @@ func (r *rig) agentRunning(ctx context.Context) <-chan error {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	r.metrics = metrics.New(prometheus.NewRegistry(), "test", "go", func() time.Duration { return 0 })
+	r.metrics = metrics.New(prometheus.NewRegistry(), "test", "go", metrics.Scraped{})
 	a := New(Config{
 		JetStream: r.js, Streams: streams, OCP: client, Metrics: r.metrics, Policy: DefaultPolicy(),
 		Log:     slog.New(slog.NewTextHandler(r.logged, &slog.HandlerOptions{Level: slog.LevelDebug})),

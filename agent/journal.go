@@ -40,6 +40,7 @@ type Journal struct {
 	log      *slog.Logger
 	appended func(took time.Duration) // one append or batch, flushed
 	conflict func()
+	failed   func()                 // one try of an append, for another reason
 	trouble  *atomic.Pointer[error] // why the latest append failed; nil: it did not
 }
 
@@ -111,7 +112,7 @@ func (j Journal) appendSurely(ctx context.Context, after Entry, appended []event
 		found, err := j.Last(ctx, appended[0].OperationID)
 		switch {
 		case err != nil:
-			j.trouble.Store(&published)
+			j.troubled(published)
 			j.log.Warn("journal neither written nor read, trying again", "event", appended[0].EventID(), "error", published)
 			return retry.RetryableError(errors.Join(published, err))
 		case isOurs(found, appended[len(appended)-1]):
@@ -121,13 +122,19 @@ func (j Journal) appendSurely(ctx context.Context, after Entry, appended []event
 			j.conflict()
 			return ErrConflict
 		case isPermanent(published):
+			j.failed()
 			return published
 		}
-		j.trouble.Store(&published)
+		j.troubled(published)
 		j.log.Warn("journal not written, trying again", "event", appended[0].EventID(), "error", published)
 		return retry.RetryableError(published)
 	})
 	return last, err
+}
+
+func (j Journal) troubled(err error) {
+	j.trouble.Store(&err)
+	j.failed()
 }
 
 // isOurs compares whole documents: the event's number alone could be another agent's.

@@ -28,6 +28,7 @@ func newJournal(t *testing.T) (*rig, Journal, func() int) {
 		appended: func(time.Duration) {},
 		trouble:  &atomic.Pointer[error]{},
 		conflict: func() { mu.Lock(); defer mu.Unlock(); conflicts++ },
+		failed:   func() {},
 	}
 	return r, j, func() int { mu.Lock(); defer mu.Unlock(); return conflicts }
 }
@@ -124,10 +125,15 @@ func TestAnAppendEndsWithItsContextWhileTheStreamIsGone(t *testing.T) {
 	if err := r.js.DeleteStream(t.Context(), events.OperationStream); err != nil {
 		t.Fatal(err)
 	}
+	var failures atomic.Int64
+	j.failed = func() { failures.Add(1) }
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	if _, err := j.Append(ctx, Entry{}, next(Entry{}, "a", 1)); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("got %v, want the deadline", err)
+	}
+	if failures.Load() == 0 {
+		t.Error("no failure was counted: the alert on them would never fire")
 	}
 }
 

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"log/slog"
+	"time"
 
 	"obwarden/agent/ocp"
 	"obwarden/events"
@@ -42,14 +43,13 @@ func (a *Agent) log(e events.Event) {
 func (a *Agent) measure(before events.Operation, e events.Event) {
 	m, kind := a.Metrics, metrics.Kind(string(e.Kind))
 	if before.State == events.Waiting && before.Reason != nil && (e.State != events.Waiting || e.Reason.Code != before.Reason.Code) {
-		m.Wait.WithLabelValues(before.Reason.Code).Observe(e.UpdatedAt.Sub(before.UpdatedAt).Seconds())
+		metrics.Observe(m.Wait.WithLabelValues(metrics.Code(before.Reason.Code)), e.UpdatedAt.Sub(before.UpdatedAt), e.OperationID)
 	}
 	switch {
 	case e.Token == events.Running:
-		m.SubmitLatency.WithLabelValues(kind).Observe(e.UpdatedAt.Sub(e.RequestedAt).Seconds())
+		metrics.Observe(m.SubmitLatency.WithLabelValues(kind), e.UpdatedAt.Sub(e.RequestedAt), e.OperationID)
 	case e.Token.Final():
-		m.Operations.WithLabelValues(kind, string(e.State)).Inc()
-		m.OperationDuration.WithLabelValues(kind, string(e.State)).Observe(e.EndedAt.Sub(e.RequestedAt).Seconds())
+		a.measureEnd(kind, e)
 	}
 	for _, c := range e.Changes {
 		if c.To == ocp.StatusSuccessful || c.To == ocp.StatusFailed {
@@ -58,6 +58,18 @@ func (a *Agent) measure(before events.Operation, e events.Event) {
 	}
 	a.countSubtasks(before, -1)
 	a.countSubtasks(e.Operation, +1)
+}
+
+func (a *Agent) measureEnd(kind string, e events.Event) {
+	m, outcome := a.Metrics, string(e.State)
+	m.Operations.WithLabelValues(kind, outcome).Inc()
+	metrics.Observe(m.OperationDuration.WithLabelValues(kind, outcome), e.EndedAt.Sub(e.RequestedAt), e.OperationID)
+	if e.Error != nil {
+		m.Failures.WithLabelValues(kind, metrics.Code(e.Error.Code)).Inc()
+	}
+	if e.Attempt > 0 { // OCP knows the cluster: a request can name any
+		m.ClusterOperations.WithLabelValues(m.Cluster(e.ClusterID), outcome).Inc()
+	}
 }
 
 func (a *Agent) measureSubtask(kind string, e events.Event, c events.Change) {
@@ -71,7 +83,8 @@ func (a *Agent) measureSubtask(kind string, e events.Event, c events.Change) {
 			a.Metrics.SubtaskFailures.WithLabelValues(kind, name).Inc()
 		}
 		if !s.StartedAt.IsZero() && !s.FinishedAt.IsZero() {
-			a.Metrics.SubtaskDuration.WithLabelValues(kind, name, outcome).Observe(s.DurationSeconds)
+			took := time.Duration(s.DurationSeconds * float64(time.Second))
+			metrics.Observe(a.Metrics.SubtaskDuration.WithLabelValues(kind, name, outcome), took, e.OperationID)
 		}
 	}
 }
@@ -81,24 +94,40 @@ func (a *Agent) countSubtasks(op events.Operation, sign float64) {
 	if op.Task == nil || op.State != events.Running {
 		return
 	}
+	kind := metrics.Kind(string(op.Kind))
 	for _, s := range op.Task.Subtasks {
+		name := a.Metrics.Subtask(s.Name)
+		a.Metrics.SubtaskFailures.WithLabelValues(kind, name) // at 0 before its first failure
 		if s.Status == ocp.StatusRunning {
-			a.Metrics.SubtasksRunning.WithLabelValues(metrics.Kind(string(op.Kind)), a.Metrics.Subtask(s.Name)).Add(sign)
+			a.Metrics.SubtasksRunning.WithLabelValues(kind, name).Add(sign)
 		}
 	}
 }
 
-// account moves an operation from one state to another in the gauge of those that
-// this agent holds. The caller holds a.mu.
+// account moves an operation from one position to another in the gauges of those
+// that this agent holds. The caller holds a.mu.
 func (a *Agent) account(h *held, to position) {
-	in := func(p position) bool { return p.state != "" && !p.state.Final() }
-	if in(h.position) {
-		a.Metrics.OperationsInFlight.WithLabelValues(metrics.Kind(string(h.position.kind)), string(h.position.state)).Dec()
-	}
-	if in(to) {
-		a.Metrics.OperationsInFlight.WithLabelValues(metrics.Kind(string(to.kind)), string(to.state)).Inc()
-	}
+	a.count(h.position, -1)
+	a.count(to, +1)
 	h.position = to
+}
+
+// count adds an open operation to the gauges, or takes it out.
+func (a *Agent) count(p position, sign float64) {
+	if p.state == "" || p.state.Final() {
+		return
+	}
+	m, state := a.Metrics, string(p.state)
+	m.OperationsInFlight.WithLabelValues(metrics.Kind(string(p.kind)), state).Add(sign)
+	if p.state != events.Accepted { // not decided on yet: there may be no such cluster
+		m.ClusterInFlight.WithLabelValues(m.Cluster(p.cluster), state).Add(sign)
+	}
+	if p.reason != "" {
+		m.OperationsWaiting.WithLabelValues(metrics.Code(p.reason)).Add(sign)
+	}
+	if p.stalled {
+		m.OperationsStalled.Add(sign)
+	}
 }
 
 func (a *Agent) countRequest(r Received, result string) {

@@ -9,6 +9,7 @@ import (
 
 	"obwarden/agent/ocp"
 	"obwarden/events"
+	"obwarden/metrics"
 )
 
 // decide asks the guard about h and takes its slot where the word is Allow.
@@ -22,7 +23,7 @@ func (a *Agent) decide(ctx context.Context, h *held) (Decision, error) {
 	if decision.Verdict == Fail {
 		code = decision.Error.Code
 	}
-	a.Metrics.GuardDecisions.WithLabelValues(string(decision.Verdict), code).Inc()
+	a.Metrics.GuardDecisions.WithLabelValues(string(decision.Verdict), metrics.Code(code)).Inc()
 	a.logOf(h).Debug("guard decided", "decision", decision.Verdict, "reason", code, "message", decision.Reason.Message)
 	return decision, nil
 }

@@ -320,7 +320,7 @@ func TestOperation(t *testing.T) {
 	u := connect(t, url, "agent")
 	a := agent.New(agent.Config{
 		JetStream: u.js, Streams: u.openStreams(), OCP: client, Policy: agent.DefaultPolicy(), Log: slog.New(slog.DiscardHandler),
-		Metrics: metrics.New(prometheus.NewRegistry(), "test", "go", func() time.Duration { return 0 }),
+		Metrics: metrics.New(prometheus.NewRegistry(), "test", "go", metrics.Scraped{}),
 		Machine: agent.Machine{Agent: "test", Settle: 2 * time.Second, StallAfter: time.Minute, PollMin: 10 * time.Millisecond, PollMax: 50 * time.Millisecond},
 		AckWait: 10 * time.Second, Timeout: time.Second,
 	})

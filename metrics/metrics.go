@@ -2,10 +2,12 @@
 // constructor, registered once.
 //
 // It imports nothing of ours. No label takes an unbounded value: no ids of
-// operations, tasks or traces; names of subtasks are normalised and bounded.
+// operations, tasks or traces; names of subtasks are normalised and, like codes
+// and clusters, bounded. known.go lists the values that are there from the start.
 package metrics
 
 import (
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -17,12 +19,16 @@ import (
 
 const namespace = "obwarden"
 
-// maxSubtaskNames is how many distinct subtask names become label values; the
-// stop, start and restart of all known versions have fewer than half as many.
-const maxSubtaskNames = 64
+const (
+	// maxSubtaskNames is how many distinct subtask names become label values; the
+	// stop, start and restart of all known versions have fewer than half as many.
+	maxSubtaskNames = 64
+	// maxClusters is how many clusters become label values: those that came first.
+	maxClusters = 200
+)
 
-// OtherSubtask is the label of every subtask name past the bound.
-const OtherSubtask = "other"
+// Other is the label of every subtask, cluster and code past the bound.
+const Other = "other"
 
 // Metrics are the agent's collectors. All methods of them may be called concurrently.
 type Metrics struct {
@@ -42,11 +48,40 @@ type Metrics struct {
 	JournalAppend      prometheus.Histogram
 	JournalConflicts   prometheus.Counter
 	OldestProgressAge  prometheus.GaugeFunc
-	BuildInfo          *prometheus.GaugeVec   // version, goversion
+	BuildInfo          *prometheus.GaugeVec // version, goversion
+
+	Failures          *prometheus.CounterVec // kind, code
+	OperationsStalled prometheus.Gauge
+	OperationsWaiting *prometheus.GaugeVec // reason
+	OldestWaitAge     prometheus.GaugeFunc
+	ClusterInFlight   *prometheus.GaugeVec   // cluster, state
+	ClusterOperations *prometheus.CounterVec // cluster, outcome
+	NATSConnected     prometheus.GaugeFunc
+	Ready             prometheus.Gauge
+	JournalErrors     prometheus.Counter
+	OCPUp             prometheus.Gauge
+
+	// Of policy, people and alerts.
+	Paused             *prometheus.GaugeVec // cluster: an id or AllClusters; there only while paused
+	BudgetUsed         *prometheus.GaugeVec // scope
+	PolicyReloadFailed prometheus.Gauge
+	PolicyReloads      *prometheus.CounterVec // result
 	Alerts             *prometheus.CounterVec // rule, result
 	Silences           *prometheus.CounterVec // result
 
-	subtasks names
+	subtasks, clusters names
+}
+
+// Scraped is what is asked anew at each scrape. Its functions must not wait for
+// anything but a lock held briefly, and may be called concurrently; nil ones are 0.
+type Scraped struct {
+	// OldestProgress is the time since the operation under way that has not moved
+	// for longest last did; 0 where none is.
+	OldestProgress func() time.Duration
+	// OldestWait is the time since the request that has waited for longest came; 0
+	// where none waits.
+	OldestWait    func() time.Duration
+	NATSConnected func() bool
 }
 
 // minutes are the buckets of what OCP takes for its work: a second to four hours.
@@ -60,14 +95,19 @@ func millis() []float64 {
 }
 
 // New makes all collectors and registers them, beside those of the Go runtime and
-// of the process, with reg. oldestProgress is asked at each scrape for the time
-// since the operation that has not moved for longest last did; 0 where none is open.
-func New(reg prometheus.Registerer, version, goVersion string, oldestProgress func() time.Duration) *Metrics {
+// of the process, with reg. Counters of label values that are known stand at 0.
+func New(reg prometheus.Registerer, version, goVersion string, scraped Scraped) *Metrics {
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: namespace, Name: name, Help: help}, labels)
 	}
 	gauge := func(name, help string, labels ...string) *prometheus.GaugeVec {
 		return prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: namespace, Name: name, Help: help}, labels)
+	}
+	single := func(name, help string) prometheus.Gauge {
+		return prometheus.NewGauge(prometheus.GaugeOpts{Namespace: namespace, Name: name, Help: help})
+	}
+	asked := func(name, help string, value func() float64) prometheus.GaugeFunc {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: namespace, Name: name, Help: help}, value)
 	}
 	options := func(name, help string, buckets []float64) prometheus.HistogramOpts {
 		return prometheus.HistogramOpts{
@@ -98,22 +138,63 @@ func New(reg prometheus.Registerer, version, goVersion string, oldestProgress fu
 			"Seconds that an append to the journal took until it was on disk; a batch counts once.", millis())),
 		JournalConflicts: prometheus.NewCounter(prometheus.CounterOpts{Namespace: namespace, Name: "journal_conflicts_total",
 			Help: "Appends that were refused because another agent had written the operation."}),
-		OldestProgressAge: prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: namespace, Name: "oldest_progress_age_seconds",
-			Help: "Seconds since the operation that has not moved for longest last did; 0 where none is open."},
-			func() float64 { return oldestProgress().Seconds() }),
-		BuildInfo: gauge("build_info", "Always 1; the labels say what runs.", "version", "goversion"),
-		Alerts:    counter("alerts_total", "Alerts that came in, by the rule that matched (none where none did) and what became of them.", "rule", "result"),
-		Silences:  counter("silences_total", "Calls to Alertmanager about silences, by result: created, extended, ended or failed.", "result"),
+		OldestProgressAge: asked("oldest_progress_age_seconds", "Seconds since the operation under way that has not moved for longest last did; 0 where none is. Those that wait do not count.", scraped.seconds(scraped.OldestProgress)),
+		BuildInfo:         gauge("build_info", "Always 1; the labels say what runs.", "version", "goversion"),
+
+		Failures:          counter("failures_total", "Operations that failed, by the code of their error.", "kind", "code"),
+		OperationsStalled: single("operations_stalled", "Operations whose task in OCP has not moved for OBWARDEN_STALL_AFTER."),
+		OperationsWaiting: gauge("operations_waiting", "Operations that wait now, by the code of the reason.", "reason"),
+		OldestWaitAge:     asked("oldest_wait_age_seconds", "Seconds since the request came whose operation waits for longest; 0 where none waits.", scraped.seconds(scraped.OldestWait)),
+		ClusterInFlight:   gauge("cluster_operations_in_flight", "Operations that wait or are under way in each cluster, in the hands of this agent; the first 200 clusters are told apart.", "cluster", "state"),
+		ClusterOperations: counter("cluster_operations_total", "Operations that OCP was called for and that ended, by cluster and final state; the first 200 clusters are told apart.", "cluster", "outcome"),
+		NATSConnected: asked("nats_connected", "1 while the agent is connected to NATS, else 0.", func() float64 {
+			if scraped.NATSConnected != nil && scraped.NATSConnected() {
+				return 1
+			}
+			return 0
+		}),
+		Ready:              single("ready", "1 while requests can be taken: NATS, its streams and the journal are usable. Looked at every 10 seconds."),
+		JournalErrors:      prometheus.NewCounter(prometheus.CounterOpts{Namespace: namespace, Name: "journal_errors_total", Help: "Tries to append to the journal that failed, conflicts apart; they are repeated until one succeeds."}),
+		OCPUp:              single("ocp_up", "1 while OCP is called, 0 while it is left alone because it does not answer."),
+		Paused:             gauge("paused", "1 for each cluster, or all, in which a person holds operations back; absent otherwise.", "cluster"),
+		BudgetUsed:         gauge("budget_used_ratio", "Share of the policy's budget of operations that is used, 0 to 1: of the cluster where it is highest, and of the fleet.", "scope"),
+		PolicyReloadFailed: single("policy_reload_failed", "1 while the policy file is faulty and an older policy holds, else 0."),
+		PolicyReloads:      counter("policy_reloads_total", "Times that a changed policy file was read, by result: loaded or refused.", "result"),
+		Alerts:             counter("alerts_total", "Alerts that came in, by the rule that matched (none where none did) and what became of them.", "rule", "result"),
+		Silences:           counter("silences_total", "Calls to Alertmanager about silences, by result: created, extended, ended or failed.", "result"),
 	}
 	reg.MustRegister(
 		m.Requests, m.OperationsInFlight, m.Operations, m.OperationDuration, m.SubmitLatency, m.Wait,
 		m.SubtaskDuration, m.SubtaskFailures, m.SubtasksRunning, m.GuardDecisions, m.OCPRequestDuration, m.OCPRetries,
 		m.Ambiguous, m.JournalAppend, m.JournalConflicts, m.OldestProgressAge, m.BuildInfo,
-		m.Alerts, m.Silences,
+		m.Failures, m.OperationsStalled, m.OperationsWaiting, m.OldestWaitAge, m.ClusterInFlight, m.ClusterOperations,
+		m.NATSConnected, m.Ready, m.JournalErrors, m.OCPUp,
+		m.Paused, m.BudgetUsed, m.PolicyReloadFailed, m.PolicyReloads, m.Alerts, m.Silences,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
 	m.BuildInfo.WithLabelValues(version, goVersion).Set(1)
+	m.OCPUp.Set(1) // until it is known not to be
+	m.startAtZero()
 	return m
+}
+
+func (Scraped) seconds(age func() time.Duration) func() float64 {
+	return func() float64 {
+		if age == nil {
+			return 0
+		}
+		return age().Seconds()
+	}
+}
+
+// Observe adds a duration to a histogram of operations, and names the operation as
+// its exemplar: from a slow bucket to the one that was slow.
+func Observe(h prometheus.Observer, d time.Duration, operationID string) {
+	if e, ok := h.(prometheus.ExemplarObserver); ok && operationID != "" {
+		e.ObserveWithExemplar(d.Seconds(), prometheus.Labels{"operation_id": operationID})
+		return
+	}
+	h.Observe(d.Seconds())
 }
 
 // Kind is the label for a kind of operation. Only the known ones become label
@@ -128,21 +209,29 @@ func Kind(kind string) string {
 
 // Subtask is the label for a subtask's name: "Stop observer process" becomes
 // stop_observer_process. The first 64 distinct names are told apart.
-func (m *Metrics) Subtask(name string) string { return m.subtasks.bounded(normalise(name)) }
+func (m *Metrics) Subtask(name string) string {
+	return m.subtasks.bounded(normalise(name), maxSubtaskNames)
+}
+
+// Cluster is the label for a cluster. The first 200 are told apart, for as long as
+// the process runs.
+func (m *Metrics) Cluster(id int64) string {
+	return m.clusters.bounded(strconv.FormatInt(id, 10), maxClusters)
+}
 
 type names struct {
 	mu   sync.Mutex
 	seen map[string]struct{}
 }
 
-func (n *names) bounded(name string) string {
+func (n *names) bounded(name string, limit int) string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if _, ok := n.seen[name]; ok {
 		return name
 	}
-	if len(n.seen) >= maxSubtaskNames {
-		return OtherSubtask
+	if len(n.seen) >= limit {
+		return Other
 	}
 	if n.seen == nil {
 		n.seen = map[string]struct{}{}

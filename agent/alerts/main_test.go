@@ -87,7 +87,7 @@ func newRig(t *testing.T, config ocpsim.Config, rules ...guard.AlertRule) *rig {
 	r.config = alerts.Config{
 		JetStream: r.js, Journal: r.streams.Operations, Bucket: bucket, Directory: alerts.NewDirectory(r.client),
 		Policy:    func() *guard.Policy { return &r.policy },
-		Metrics:   metrics.New(prometheus.NewRegistry(), "", "", func() time.Duration { return 0 }),
+		Metrics:   metrics.New(prometheus.NewRegistry(), "", "", metrics.Scraped{}),
 		Log:       slog.New(slog.DiscardHandler),
 		Retention: options.Retention, Loopback: true,
 	}

@@ -47,9 +47,6 @@ const (
 	resultFailed    = "failed"       // Alertmanager must try again
 )
 
-// NoRule is the label of alerts that no rule matches.
-const NoRule = "none"
-
 // Config is what a webhook works with. All fields but the credentials are required.
 type Config struct {
 	JetStream jetstream.JetStream
@@ -120,7 +117,7 @@ func (w *Webhook) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		all, err = decodeBody(body)
 	}
 	if err != nil {
-		w.Metrics.Alerts.WithLabelValues(NoRule, resultRefused).Inc()
+		w.Metrics.Alerts.WithLabelValues(metrics.NoRule, resultRefused).Inc()
 		w.Log.Warn("webhook refused", "from", r.RemoteAddr, "status", status, "error", err)
 		if status == http.StatusUnauthorized {
 			rw.Header().Add("WWW-Authenticate", `Basic realm="obwarden"`)
@@ -213,7 +210,7 @@ func (w *Webhook) take(ctx context.Context, raw json.RawMessage, now time.Time) 
 	}
 	label, level := o.Rule, slog.LevelInfo
 	if rule == nil {
-		label = NoRule
+		label = metrics.NoRule
 	}
 	switch o.Result {
 	case resultFailed:

@@ -46,7 +46,12 @@ type Config struct {
 // Handler serves the paths above.
 func Handler(c Config) http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("GET "+MetricsPath, promhttp.HandlerFor(c.Gatherer, promhttp.HandlerOpts{EnableOpenMetrics: true}))
+	mux.Handle("GET "+MetricsPath, promhttp.HandlerFor(c.Gatherer, promhttp.HandlerOpts{
+		EnableOpenMetrics: true,
+		// When each counter began, for scrapers that read it; the example's Prometheus
+		// drops what it would keep as series of their own.
+		EnableOpenMetricsTextCreatedSamples: true,
+	}))
 	mux.HandleFunc("GET "+HealthyPath, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "healthy") })
 	mux.HandleFunc("GET "+ReadyPath, func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), readyTimeout)

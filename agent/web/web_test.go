@@ -83,6 +83,22 @@ func TestAlertmanagerMayPostWhereSomebodyTakesIt(t *testing.T) {
 	}
 }
 
+func TestOpenMetricsSayWhenACounterBegan(t *testing.T) {
+	t.Parallel()
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(prometheus.NewCounter(prometheus.CounterOpts{Name: "seen_total", Help: "Seen."}))
+	r := httptest.NewRequest(http.MethodGet, MetricsPath, nil)
+	r.Header.Set("Accept", "application/openmetrics-text; version=1.0.0")
+	w := httptest.NewRecorder()
+	Handler(Config{Gatherer: registry}).ServeHTTP(w, r)
+	if kind := w.Header().Get("Content-Type"); !strings.HasPrefix(kind, "application/openmetrics-text") {
+		t.Errorf("got %s, want OpenMetrics for who asks for it", kind)
+	}
+	if body := w.Body.String(); !strings.Contains(body, "\nseen_created ") || !strings.HasSuffix(body, "# EOF\n") {
+		t.Errorf("got\n%s\nwant seen_created, and the end", body)
+	}
+}
+
 func TestServeEndsWithItsContext(t *testing.T) {
 	t.Parallel()
 	l, err := net.Listen("tcp", "127.0.0.1:0")

@@ -105,7 +105,7 @@ func checkConnection(ctx context.Context, a app) error {
 	c.style.width = 0 // addresses and trace ids must stay whole
 	c.nats(ctx, config)
 	var health ocpHealth
-	m := metrics.New(prometheus.NewRegistry(), version(), "", func() time.Duration { return 0 })
+	m := metrics.New(prometheus.NewRegistry(), version(), "", metrics.Scraped{})
 	client, err := newOCPClient(config, m, &health, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return exit(exitUsage, err)

@@ -47,7 +47,7 @@ func checkAlert(ctx context.Context, a app, file string, asJSON bool) error {
 		return exit(exitUsage, err)
 	}
 	var health ocpHealth
-	m := metrics.New(prometheus.NewRegistry(), "", "", func() time.Duration { return 0 })
+	m := metrics.New(prometheus.NewRegistry(), "", "", metrics.Scraped{})
 	client, err := newOCPClient(c, m, &health, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return exit(exitUsage, err)

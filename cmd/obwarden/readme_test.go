@@ -102,12 +102,12 @@ func (r *recorder) Unregister(prometheus.Collector) bool { return false }
 func metricsTable(t *testing.T) string {
 	t.Helper()
 	var r recorder
-	metrics.New(&r, "v", "go", func() time.Duration { return 0 })
+	metrics.New(&r, "v", "go", metrics.Scraped{})
 	description := regexp.MustCompile(`fqName: "(obwarden_[^"]*)", help: ("(?:[^"\\]|\\.)*"), unit: "[^"]*", constLabels: \{[^}]*\}, variableLabels: \{([^}]*)\}`)
 	var b strings.Builder
 	b.WriteString("\n| metric | type | labels | meaning |\n|---|---|---|---|\n")
 	for _, c := range r.collectors {
-		kind := map[string]string{"CounterVec": "counter", "counter": "counter", "GaugeVec": "gauge", "valueFunc": "gauge", "HistogramVec": "histogram", "histogram": "histogram"}[reflect.TypeOf(c).Elem().Name()]
+		kind := map[string]string{"CounterVec": "counter", "counter": "counter", "GaugeVec": "gauge", "gauge": "gauge", "valueFunc": "gauge", "HistogramVec": "histogram", "histogram": "histogram"}[reflect.TypeOf(c).Elem().Name()]
 		descs := make(chan *prometheus.Desc, 1000)
 		c.Describe(descs)
 		close(descs)
@@ -140,7 +140,7 @@ func TestREADMENamesThePublicSurface(t *testing.T) {
 	}
 	names = append(names, jsonFields(reflect.TypeFor[events.Request]())...)
 	names = append(names, jsonFields(reflect.TypeFor[events.Operation]())...)
-	names = append(names, codes(t)...)
+	names = append(names, codes(t, "../../agent/*.go")...)
 	names = append(names, web.MetricsPath, web.HealthyPath, web.ReadyPath, web.AlertmanagerPath, alerts.Bucket,
 		events.RequestStream, events.OperationStream, events.ClusterBucket, events.OperationSchema, events.IdempotencyKeyHeader)
 	for _, name := range names {
@@ -177,15 +177,15 @@ func jsonFields(t reflect.Type) []string {
 	return names
 }
 
-// codes are the values of all constants of package agent that are called Code….
-func codes(t *testing.T) []string {
+// codes are the values of all constants in a package that are called Code….
+func codes(t *testing.T, files string) []string {
 	t.Helper()
-	files, err := filepath.Glob("../../agent/*.go")
+	found, err := filepath.Glob(files)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var values []string
-	for _, file := range files {
+	for _, file := range found {
 		parsed, err := parser.ParseFile(token.NewFileSet(), file, nil, 0)
 		if err != nil {
 			t.Fatal(err)
@@ -202,9 +202,18 @@ func codes(t *testing.T) []string {
 		})
 	}
 	if len(values) < 10 {
-		t.Fatalf("found %d codes in package agent", len(values))
+		t.Fatalf("found %d codes in %s", len(values), files)
 	}
 	return values
+}
+
+func TestEveryCodeIsAKnownLabel(t *testing.T) {
+	t.Parallel()
+	for _, code := range append(codes(t, "../../agent/*.go"), codes(t, "../../agent/guard/*.go")...) {
+		if got := metrics.Code(code); got != code {
+			t.Errorf("code %s is measured as %q: package metrics does not know it", code, got)
+		}
+	}
 }
 
 // Every promise names the tests that hold it: they must be there.

@@ -104,7 +104,11 @@ func runAgent(ctx context.Context, c Config, log *slog.Logger, running func(star
 
 	registry := prometheus.NewRegistry()
 	var a *agent.Agent
-	m := metrics.New(registry, version(), runtime.Version(), func() time.Duration { return a.OldestProgress() })
+	m := metrics.New(registry, version(), runtime.Version(), metrics.Scraped{
+		OldestProgress: func() time.Duration { return a.OldestProgress() },
+		OldestWait:     func() time.Duration { return a.OldestWait() },
+		NATSConnected:  nc.IsConnected,
+	})
 	var health ocpHealth
 	client, err := newOCPClient(c, m, &health, log)
 	if err != nil {
@@ -152,7 +156,7 @@ func runAgent(ctx context.Context, c Config, log *slog.Logger, running func(star
 		group.Go(func() error { return silencer.Run(ctx) })
 	}
 	group.Go(func() error { sayHello(ctx, client, c, log); return nil })
-	group.Go(func() error { return watchReady(ctx, ready, c.NATSURL == "", log) })
+	group.Go(func() error { return watchReady(ctx, ready, c.NATSURL == "", m.Ready, log) })
 	log.Info("ready", "version", version(), "nats", nc.ConnectedUrlRedacted(), "http", "http://"+listener.Addr().String(), "ocp", c.OCPURL)
 	if running != nil {
 		running(started{NATS: js, URL: url, HTTP: "http://" + listener.Addr().String()})
@@ -233,11 +237,12 @@ func usable(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, c Config
 // watchReady says so when the agent stops being ready, and when it is again, also
 // where nobody asks. An embedded server that stays out of order ends the process: it
 // does not recover from a full disk by itself, and a supervisor restarts it.
-func watchReady(ctx context.Context, ready func(context.Context) error, embedded bool, log *slog.Logger) error {
+func watchReady(ctx context.Context, ready func(context.Context) error, embedded bool, measured prometheus.Gauge, log *slog.Logger) error {
 	tick := time.NewTicker(readyInterval)
 	defer tick.Stop()
 	was := ""
 	failed := 0
+	measured.Set(1) // its streams were opened a moment ago
 	for {
 		select {
 		case <-ctx.Done():
@@ -259,6 +264,9 @@ func watchReady(ctx context.Context, ready func(context.Context) error, embedded
 		}
 		if now == "" {
 			failed = 0
+			measured.Set(1)
+		} else {
+			measured.Set(0)
 		}
 		if embedded && failed >= embeddedTries {
 			return fmt.Errorf("the embedded NATS server is out of order: %s; is the disk of OBWARDEN_DATA_DIR full? Requests that were acknowledged are kept there; ending, to start anew", now)
@@ -301,8 +309,10 @@ func newOCPClient(c Config, m *metrics.Metrics, health *ocpHealth, log *slog.Log
 		Retried: func(endpoint string) { m.OCPRetries.WithLabelValues(endpoint).Inc() },
 		LeftAlone: func(alone bool) {
 			if alone {
+				m.OCPUp.Set(0)
 				log.Error("OCP does not answer; it is left alone and tried now and then, operations wait", "ocp", c.OCPURL)
 			} else {
+				m.OCPUp.Set(1)
 				log.Info("OCP answers again", "ocp", c.OCPURL)
 			}
 		},

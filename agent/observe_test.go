@@ -1,0 +1,158 @@
+package agent
+
+import (
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"obwarden/agent/ocp"
+	"obwarden/events"
+	"obwarden/metrics"
+)
+
+// measured is an agent that can do nothing but measure.
+func measured() (*Agent, *prometheus.Registry) {
+	reg := prometheus.NewRegistry()
+	return New(Config{Metrics: metrics.New(reg, "test", "go", metrics.Scraped{}), Log: slog.New(slog.DiscardHandler)}), reg
+}
+
+// live measures the life of an operation that waited, ran and failed.
+func (a *Agent) live(kind events.Kind, cluster, server int64, subtask, code string) {
+	at := time.Now()
+	op := events.Operation{
+		OperationID: events.OperationID(fmt.Sprint(cluster, server)), Kind: kind, ClusterID: cluster, ServerID: server,
+		RequestedAt: at, UpdatedAt: at, State: events.Waiting, Reason: &events.Reason{Code: code},
+	}
+	h := &held{}
+	step := func(token events.State, change func(*events.Operation)) {
+		before := op
+		op.State, op.UpdatedAt = token, op.UpdatedAt.Add(time.Second)
+		change(&op)
+		a.observe(before, []events.Event{{Operation: op, Token: token}})
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.account(h, positionOf(op))
+	}
+	step(events.Waiting, func(*events.Operation) {})
+	step(events.Running, func(op *events.Operation) {
+		op.Reason, op.Attempt = nil, 1
+		op.Task = &events.Task{StalledAt: at, Subtasks: []events.Subtask{{ID: 1, Name: subtask, Status: ocp.StatusRunning}}}
+	})
+	step(events.Failed, func(op *events.Operation) {
+		op.Error, op.EndedAt = &events.Error{Code: code}, op.UpdatedAt
+		op.Task = &events.Task{Subtasks: []events.Subtask{{ID: 1, Name: subtask, Status: ocp.StatusFailed, StartedAt: at, FinishedAt: op.UpdatedAt, DurationSeconds: 1}}}
+		op.Changes = []events.Change{{SubtaskID: 1, Name: subtask, To: ocp.StatusFailed}}
+	})
+}
+
+func TestSeriesAreBoundedWhateverComes(t *testing.T) {
+	t.Parallel()
+	a, reg := measured()
+	before := seriesOf(t, reg)
+	for server := range int64(10_000) {
+		kind := []events.Kind{events.Stop, events.Start, events.Restart, "kind of another version"}[server%4]
+		a.live(kind, server/5, server, fmt.Sprintf("subtask\n%d\"} 1 %s", server, strings.Repeat("x", int(server%100))), fmt.Sprintf("CODE_%d", server))
+	}
+	all := seriesOf(t, reg)
+	// Each kind has at most 65 subtasks: a histogram of 18 series for their failures,
+	// a counter and a gauge. 201 clusters have four states and outcomes between them.
+	const subtasks, clusters, rest = 4 * 65 * (18 + 2), 201 * 4, 500
+	if all > before+subtasks+clusters+rest {
+		t.Errorf("got %d series after 10,000 servers, %d before any; want at most %d more", all, before, subtasks+clusters+rest)
+	}
+	for server := range int64(10_000) {
+		a.live(events.Stop, 1e6+server, server, fmt.Sprintf("another %d", server), fmt.Sprintf("OTHER_%d", server))
+	}
+	if again := seriesOf(t, reg); again != all {
+		t.Errorf("got %d series after 10,000 more, want the %d that there were", again, all)
+	}
+}
+
+// seriesOf counts what a scraper would store.
+func seriesOf(t testing.TB, reg *prometheus.Registry) int {
+	t.Helper()
+	w := httptest.NewRecorder()
+	promhttp.HandlerFor(reg, promhttp.HandlerOpts{}).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+	n := 0
+	for line := range strings.Lines(w.Body.String()) {
+		if !strings.HasPrefix(line, "#") {
+			n++
+		}
+	}
+	return n
+}
+
+func TestGaugesFollowAnOperationAndLeaveNothing(t *testing.T) {
+	t.Parallel()
+	a, _ := measured()
+	m, h := a.Metrics, &held{}
+	check := func(when string, waiting, stalled, inCluster float64) {
+		t.Helper()
+		for name, g := range map[string]struct{ got, want float64 }{
+			"waiting":    {testutil.ToFloat64(m.OperationsWaiting.WithLabelValues(CodeClusterBusy)), waiting},
+			"stalled":    {testutil.ToFloat64(m.OperationsStalled), stalled},
+			"in cluster": {testutil.ToFloat64(m.ClusterInFlight.WithLabelValues("7", "waiting")) + testutil.ToFloat64(m.ClusterInFlight.WithLabelValues("7", "running")), inCluster},
+		} {
+			if g.got != g.want {
+				t.Errorf("%s: %s is %v, want %v", when, name, g.got, g.want)
+			}
+		}
+	}
+	op := events.Operation{Kind: events.Stop, ClusterID: 7, State: events.Accepted}
+	move := func(state events.State, change func()) {
+		op.State = state
+		change()
+		a.account(h, positionOf(op))
+	}
+	move(events.Accepted, func() {})
+	check("accepted", 0, 0, 0)
+	move(events.Waiting, func() { op.Reason = &events.Reason{Code: CodeClusterBusy} })
+	check("waiting", 1, 0, 1)
+	move(events.Running, func() { op.Reason, op.Task = nil, &events.Task{StalledAt: time.Now()} })
+	check("stalled", 0, 1, 1)
+	move(events.Running, func() { op.Task = &events.Task{} })
+	check("moving again", 0, 0, 1)
+	move(events.Failed, func() { op.Error = &events.Error{Code: CodeSubtaskFailed} })
+	check("ended", 0, 0, 0)
+}
+
+func TestAgesTellWaitingFromStandingStill(t *testing.T) {
+	t.Parallel()
+	a, _ := measured()
+	if a.OldestProgress() != 0 || a.OldestWait() != 0 {
+		t.Errorf("got ages %s and %s with nothing in hand, want 0", a.OldestProgress(), a.OldestWait())
+	}
+	now := time.Now()
+	a.held["waits"] = &held{position: position{state: events.Waiting, requested: now.Add(-3 * time.Hour), moved: now.Add(-2 * time.Hour)}}
+	a.held["runs"] = &held{position: position{state: events.Running, requested: now.Add(-9 * time.Hour), moved: now.Add(-time.Hour)}}
+	a.held["ended"] = &held{position: position{state: events.Failed, requested: now.Add(-9 * time.Hour), moved: now.Add(-9 * time.Hour)}}
+	if got := a.OldestProgress().Truncate(time.Hour); got != time.Hour {
+		t.Errorf("oldest progress: got %s, want that of the one that runs, 1h", got)
+	}
+	if got := a.OldestWait().Truncate(time.Hour); got != 3*time.Hour {
+		t.Errorf("oldest wait: got %s, want since its request, 3h", got)
+	}
+}
+
+// A scrape of an agent that has seen as much as it can tell apart: at most 5 ms.
+func BenchmarkScrape(b *testing.B) {
+	a, reg := measured()
+	for server := range int64(10_000) {
+		kind := []events.Kind{events.Stop, events.Start, events.Restart}[server%3]
+		a.live(kind, server/5, server, fmt.Sprintf("Subtask %d", server%20), CodeClusterBusy)
+	}
+	handler := promhttp.HandlerFor(reg, promhttp.HandlerOpts{EnableOpenMetrics: true, EnableOpenMetricsTextCreatedSamples: true})
+	b.ReportAllocs()
+	for b.Loop() {
+		handler.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/metrics", nil))
+	}
+	b.ReportMetric(float64(seriesOf(b, reg)), "series")
+}
