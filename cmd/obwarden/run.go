@@ -115,6 +115,21 @@ func runAgent(ctx context.Context, c Config, log *slog.Logger, running func(star
 		return exit(exitUsage, err)
 	}
 	defer client.Close()
+	loaded, err := c.policy()
+	if err != nil {
+		return exit(exitUsage, err)
+	}
+	policy := func() *guard.Policy { return loaded }
+	directory := alerts.NewDirectory(client)
+	var silencer *alerts.Silencer // nil: nothing is silenced
+	if c.AlertmanagerURL != "" {
+		if silencer, err = alerts.NewSilencer(alerts.SilencerConfig{
+			URL: c.AlertmanagerURL, Username: c.AlertmanagerUsername, Password: c.AlertmanagerPassword,
+			Journal: streams.Operations, Directory: directory, Policy: policy, Metrics: m, Log: log,
+		}); err != nil {
+			return exit(exitUsage, err)
+		}
+	}
 	a = agent.New(agent.Config{
 		JetStream: js, Streams: streams, OCP: client, Metrics: m, Log: log,
 		Machine: agent.Machine{Agent: hostname(), Settle: c.Settle, StallAfter: c.StallAfter, PollMin: c.PollMin, PollMax: c.PollMax, Refresh: c.Retention / 3},
@@ -126,12 +141,6 @@ func runAgent(ctx context.Context, c Config, log *slog.Logger, running func(star
 	ready := func(ctx context.Context) error {
 		return errors.Join(usable(ctx, nc, js, c), a.JournalError())
 	}
-	loaded, err := c.policy()
-	if err != nil {
-		return exit(exitUsage, err)
-	}
-	policy := func() *guard.Policy { return loaded }
-	directory := alerts.NewDirectory(client)
 	webhook := alerts.NewWebhook(alerts.Config{
 		JetStream: js, Journal: streams.Operations, Bucket: bucket, Directory: directory, Policy: policy, Metrics: m, Log: log, Retention: c.Retention,
 		Credentials: alerts.Credentials{Username: c.WebhookUsername, Password: c.WebhookPassword, Token: c.WebhookToken},
@@ -145,14 +154,7 @@ func runAgent(ctx context.Context, c Config, log *slog.Logger, running func(star
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return web.Serve(ctx, listener, handler) })
 	group.Go(func() error { return a.Run(ctx) })
-	if c.AlertmanagerURL != "" {
-		silencer, err := alerts.NewSilencer(alerts.SilencerConfig{
-			URL: c.AlertmanagerURL, Username: c.AlertmanagerUsername, Password: c.AlertmanagerPassword,
-			Journal: streams.Operations, Directory: directory, Policy: policy, Metrics: m, Log: log,
-		})
-		if err != nil {
-			return exit(exitUsage, err)
-		}
+	if silencer != nil {
 		group.Go(func() error { return silencer.Run(ctx) })
 	}
 	group.Go(func() error { sayHello(ctx, client, c, log); return nil })
