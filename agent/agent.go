@@ -24,6 +24,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
 
+	"obwarden/agent/alerts"
 	"obwarden/agent/guard"
 	"obwarden/agent/ocp"
 	"obwarden/events"
@@ -48,7 +49,7 @@ const (
 	tryEvery = time.Second
 )
 
-// Config is what an agent works with. All fields are required.
+// Config is what an agent works with. All fields but Silencer are required.
 type Config struct {
 	JetStream jetstream.JetStream
 	Streams   events.Streams
@@ -56,9 +57,10 @@ type Config struct {
 	Metrics   *metrics.Metrics
 	Log       *slog.Logger
 	Machine   Machine
-	Policy    *guard.Policy // SetPolicy changes it
-	AckWait   time.Duration // of the consumer
-	Timeout   time.Duration // from the intent to the end of the call to OCP; less than Machine.Settle
+	Policy    *guard.Policy    // SetPolicy changes it
+	Silencer  *alerts.Silencer // nil: nothing is silenced
+	AckWait   time.Duration    // of the consumer
+	Timeout   time.Duration    // from the intent to the end of the call to OCP; less than Machine.Settle
 }
 
 // Agent holds operations from their request to their end. Run may be called once.

@@ -30,7 +30,7 @@ func (a *Agent) decide(ctx context.Context, h *held, retry bool) (Decided, error
 	op := h.entry.Operation
 	h.news = a.news.Load()
 	q := guard.Question{Policy: a.policy.Load(), Operation: op, Retry: retry, Now: time.Now()}
-	decided, err := a.decideOn(ctx, &q)
+	decided, err := a.decideInSilence(ctx, &q)
 	if err != nil {
 		return Decided{}, err
 	}
@@ -50,6 +50,28 @@ func (a *Agent) decide(ctx context.Context, h *held, retry bool) (Decided, error
 	}
 	a.Metrics.GuardDecisions.WithLabelValues(string(decided.Verdict), metrics.Code(code)).Inc()
 	a.logOf(h).Debug("guard decided", "decision", decided.Verdict, "rule", decided.Rule, "reason", code, "message", decided.Reason.Message)
+	return decided, nil
+}
+
+// decideInSilence has silences made for what the guard allows, before anything of it
+// is written. What waits for them asks for them first: it is to take no slot meanwhile.
+func (a *Agent) decideInSilence(ctx context.Context, q *guard.Question) (Decided, error) {
+	op := q.Operation
+	waits := func(r *events.Reason) Decided {
+		return Decided{Decision: guard.Decision{Verdict: guard.Wait, Reason: *r}}
+	}
+	if op.Reason != nil && op.Reason.Code == CodeAlertmanagerUnreachable {
+		if r := silence(ctx, a.Silencer, op, q.Now); r != nil {
+			return waits(r), ctx.Err()
+		}
+	}
+	decided, err := a.decideOn(ctx, q)
+	if err != nil || decided.Verdict != guard.Allow {
+		return decided, err
+	}
+	if r := silence(ctx, a.Silencer, op, q.Now); r != nil {
+		return waits(r), ctx.Err()
+	}
 	return decided, nil
 }
 

@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"obwarden/agent"
+	"obwarden/agent/alerts"
 	"obwarden/agent/guard"
 	"obwarden/agent/ocp"
 	"obwarden/agent/ocp/ocpsim"
@@ -284,6 +285,18 @@ func TestAgent(t *testing.T) {
 	<-watcher.Updates()
 	if err := watcher.Stop(); err != nil {
 		t.Error(err)
+	}
+	for range 2 { // made, and found again
+		bucket, err := alerts.OpenBucket(ctx, agent.js, events.StreamOptions{Replicas: 1, Retention: time.Hour})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := bucket.Put(ctx, "alert.0", []byte("{}")); err != nil {
+			t.Error(err)
+		}
+		if _, err := bucket.Get(ctx, "alert.0"); err != nil {
+			t.Error(err)
+		}
 	}
 	agent.mustHaveBeenAllowed()
 

@@ -17,6 +17,8 @@ type Policy struct {
 	Fleet     Budget
 	Deny      []Denial
 	Approvals []ApprovalRule
+	Alerts    []AlertRule  // none: every alert is refused
+	Silence   *SilenceRule // nil: none are made
 }
 
 // Limits are what a cluster's operations are held to.

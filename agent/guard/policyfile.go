@@ -91,6 +91,8 @@ type policyFile struct {
 	Deny          []denialFile     `yaml:"deny" doc:"what is rejected, whatever else is said"`
 	Approvals     []approvalFile   `yaml:"approvals" doc:"what a person must approve; of several rules that match the first counts, and force always needs an approval"`
 	Overrides     []overrideFile   `yaml:"overrides" doc:"other limits where matchers match; all that match apply, the later ones last"`
+	Alerts        []alertFile      `yaml:"alerts" doc:"which requests are made of firing alerts, sent to POST /alertmanager"`
+	Silences      *silencesFile    `yaml:"silences" doc:"what Alertmanager keeps quiet about while an operation runs"`
 }
 
 // limitsFile is Limits with what is not said left out.
@@ -161,7 +163,7 @@ func (f overrideFile) fault() string {
 
 // policy is what the file means. What it does not say is as in limits and fleet.
 func (f *policyFile) policy(d *document, limits Limits, fleet Budget) *Policy {
-	p := &Policy{Limits: limits, Fleet: fleet}
+	p := &Policy{Limits: limits, Fleet: fleet, Alerts: f.alertRules(d), Silence: f.silence()}
 	windows := f.windows(d)
 	f.Defaults.resolve(d, windows)(&p.Limits)
 	f.Defaults.Windows.check(d, p.Limits)

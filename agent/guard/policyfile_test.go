@@ -103,8 +103,8 @@ func TestTheBuiltInPolicysExamplesAreValid(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, strings.Join(lines, ""))
 	}
-	if sections != 4 || len(p.Deny) != 1 || len(p.Approvals) != 1 || len(p.Override) != 2 {
-		t.Errorf("got %d sections, %d denials, %d approvals, %d overrides", sections, len(p.Deny), len(p.Approvals), len(p.Override))
+	if sections != 5 || len(p.Deny) != 1 || len(p.Approvals) != 1 || len(p.Override) != 2 || len(p.Alerts) != 1 {
+		t.Errorf("got %d sections, %d denials, %d approvals, %d overrides, %d alert rules", sections, len(p.Deny), len(p.Approvals), len(p.Override), len(p.Alerts))
 	}
 }
 

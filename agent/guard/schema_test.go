@@ -15,6 +15,8 @@ import (
 	"github.com/goccy/go-yaml"
 	"github.com/prometheus/alertmanager/timeinterval"
 	"github.com/santhosh-tekuri/jsonschema/v6"
+
+	"obwarden/events"
 )
 
 var update = flag.Bool("update", false, "write the JSON Schema anew")
@@ -62,8 +64,13 @@ func schemaOf(t *testing.T, of reflect.Type, tag reflect.StructTag) object {
 		s = object{"oneOf": []any{object{"type": "string", "minLength": 2, "pattern": durationPattern}, object{"const": 0}, object{"const": "0"}}}
 	case reflect.TypeFor[period]():
 		s = object{"type": "string", "minLength": 2, "pattern": durationPattern}
-	case reflect.TypeFor[text](), reflect.TypeFor[word](), reflect.TypeFor[matcherLine]():
+	case reflect.TypeFor[text](), reflect.TypeFor[word](), reflect.TypeFor[matcherLine](),
+		reflect.TypeFor[labelName](), reflect.TypeFor[reasonText](), reflect.TypeFor[alertMatcherLine](), reflect.TypeFor[silenceMatcherLine]():
 		s = object{"type": "string", "minLength": 1}
+	case reflect.TypeFor[kindWord]():
+		s = object{"enum": events.Kinds()}
+	case reflect.TypeFor[ifUnreachable]():
+		s = object{"enum": []string{"go_on", "wait"}}
 	case reflect.TypeFor[timeinterval.TimeRange]():
 		clock := object{"type": "string", "pattern": `^(([01][0-9]|2[0-3]):[0-5][0-9]|24:00)$`}
 		s = object{"type": "object", "additionalProperties": false, "required": []string{"start_time", "end_time"}, "properties": object{"start_time": clock, "end_time": clock}}

@@ -1,4 +1,4 @@
-// Package web serves the agent's HTTP side: metrics and health.
+// Package web serves the agent's HTTP side: metrics, health and Alertmanager's webhook.
 //
 // It shows what others know and knows nothing itself. It imports nothing of ours.
 package web
@@ -21,6 +21,8 @@ const (
 	MetricsPath = "/metrics"
 	HealthyPath = "/-/healthy"
 	ReadyPath   = "/-/ready"
+
+	AlertmanagerPath = "/alertmanager"
 )
 
 const (
@@ -37,6 +39,8 @@ type Config struct {
 	// decide: an agent whose OCP is away still takes requests, and must not be
 	// restarted for it.
 	OCP func() string
+	// Alertmanager takes the notifications posted to AlertmanagerPath; nil: nobody does.
+	Alertmanager http.Handler
 }
 
 // Handler serves the paths above.
@@ -60,6 +64,9 @@ func Handler(c Config) http.Handler {
 		w.WriteHeader(status)
 		_ = json.NewEncoder(w).Encode(answer) // the client is gone: nobody to tell
 	})
+	if c.Alertmanager != nil {
+		mux.Handle("POST "+AlertmanagerPath, c.Alertmanager)
+	}
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprintf(w, "obwarden\n\n%s\n%s\n%s\n", MetricsPath, HealthyPath, ReadyPath)
 	})

@@ -67,6 +67,22 @@ func TestMetricsAreServedAndOtherPathsAreNot(t *testing.T) {
 	}
 }
 
+func TestAlertmanagerMayPostWhereSomebodyTakesIt(t *testing.T) {
+	t.Parallel()
+	taken := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusAccepted) })
+	for _, test := range []struct {
+		handler http.Handler
+		method  string
+		status  int
+	}{{taken, http.MethodPost, 202}, {taken, http.MethodGet, 405}, {nil, http.MethodPost, 404}} {
+		w := httptest.NewRecorder()
+		Handler(Config{Gatherer: prometheus.NewRegistry(), Alertmanager: test.handler}).ServeHTTP(w, httptest.NewRequest(test.method, AlertmanagerPath, nil))
+		if w.Code != test.status {
+			t.Errorf("%s answers %d, want %d", test.method, w.Code, test.status)
+		}
+	}
+}
+
 func TestOpenMetricsSayWhenACounterBegan(t *testing.T) {
 	t.Parallel()
 	registry := prometheus.NewRegistry()

@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
+	"obwarden/agent/alerts"
 	"obwarden/agent/ocp"
 	"obwarden/events"
 	"obwarden/metrics"
@@ -19,9 +20,9 @@ import (
 func newCheck(a app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check",
-		Short: "Check the configuration, the policy, or the connections to NATS and OCP",
+		Short: "Check the configuration, the policy, what it makes of an alert, or the connections to NATS and OCP",
 		Args:  exactArgs(),
-		RunE:  func(*cobra.Command, []string) error { return usagef("check what? config, policy or connection") },
+		RunE:  func(*cobra.Command, []string) error { return usagef("check what? config, policy, alert or connection") },
 	}
 	cmd.AddCommand(
 		&cobra.Command{
@@ -31,15 +32,16 @@ func newCheck(a app) *cobra.Command {
 			RunE:  func(*cobra.Command, []string) error { return checkConfig(a) },
 		},
 		newCheckPolicy(a),
+		newCheckAlert(a),
 		&cobra.Command{
 			Use:   "connection",
-			Short: "Try NATS, OCP, the credentials and the permissions; changes nothing",
+			Short: "Try NATS, OCP, Alertmanager, the credentials and the permissions; changes nothing",
 			Long: `Try NATS, OCP, the credentials and the permissions, each by a call that changes
 nothing. The permission to stop and start cannot be tried that way: it is missing
 if an operation fails with HTTP status 403.
 
-Exit codes: 0 all is well, 1 something is refused, 2 wrong configuration, 5 NATS or
-OCP cannot be reached.`,
+Exit codes: 0 all is well, 1 something is refused, 2 wrong configuration, 5 NATS, OCP or
+Alertmanager cannot be reached.`,
 			Args: exactArgs(),
 			RunE: func(cmd *cobra.Command, _ []string) error { return checkConnection(cmd.Context(), a) },
 		},
@@ -110,6 +112,7 @@ func checkConnection(ctx context.Context, a app) error {
 	}
 	defer client.Close()
 	c.ocp(ctx, config, client)
+	c.alertmanager(ctx, config)
 	if c.worst != 0 {
 		return exitError{code: c.worst}
 	}
@@ -145,6 +148,19 @@ func (c *checks) nats(ctx context.Context, config Config) {
 			c.tried("stream "+name, nil, fmt.Sprintf("%d messages", stream.CachedInfo().State.Msgs), "")
 		}
 	}
+}
+
+func (c *checks) alertmanager(ctx context.Context, config Config) {
+	if config.AlertmanagerURL == "" {
+		return
+	}
+	silencer, err := alerts.NewSilencer(alerts.SilencerConfig{URL: config.AlertmanagerURL, Username: config.AlertmanagerUsername, Password: config.AlertmanagerPassword})
+	silences := 0
+	if err == nil {
+		silences, err = silencer.Silences(ctx)
+	}
+	c.tried("Alertmanager", err, fmt.Sprintf("answers at %s, %d silences", config.AlertmanagerURL, silences),
+		"is OBWARDEN_ALERTMANAGER_URL right? User and password: OBWARDEN_ALERTMANAGER_USERNAME and OBWARDEN_ALERTMANAGER_PASSWORD")
 }
 
 func (c *checks) ocp(ctx context.Context, config Config, client *ocp.Client) {

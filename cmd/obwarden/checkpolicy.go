@@ -69,8 +69,15 @@ func checkPolicy(a app, file string) error {
 		fmt.Fprintln(a.stderr, cleanText(err.Error())) // each line begins with its place, as editors like it
 		return exitError{code: exitUsage}
 	}
-	_, err = fmt.Fprintf(a.stdout, "%s: OK, hash %s; deny: %d, approvals: %d, overrides: %d\n", name, p.Hash, len(p.Deny), len(p.Approvals), len(p.Override))
-	return err
+	fmt.Fprintf(a.stdout, "%s: OK, hash %s; deny: %d, approvals: %d, overrides: %d, alerts: %d\n", name, p.Hash, len(p.Deny), len(p.Approvals), len(p.Override), len(p.Alerts))
+	for _, rule := range p.Alerts {
+		what := string(rule.Kind)
+		if rule.DryRun {
+			what += ", dry run"
+		}
+		fmt.Fprintf(a.stdout, "  alert rule %s: %s after %s of %s\n", rule.Name, what, rule.For, cleanLine(rule.Matchers.String()))
+	}
+	return nil
 }
 
 // testPolicies runs all files, whatever the ones before came to.

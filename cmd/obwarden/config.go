@@ -38,12 +38,19 @@ type Config struct {
 	NATSURL       string        `env:"NATS_URL" help:"NATS servers, comma-separated; empty: the embedded one"`
 	NATSCredsFile string        `env:"NATS_CREDS_FILE" help:"NATS credentials file"`
 	NATSListen    string        `env:"NATS_LISTEN" envDefault:"127.0.0.1:4222" addr:"true" help:"where the embedded NATS server listens; port 0: any free one"`
-	HTTPListen    string        `env:"HTTP_LISTEN" envDefault:"127.0.0.1:9480" addr:"true" help:"where /metrics, /-/healthy and /-/ready are served; port 0: any free one"`
+	HTTPListen    string        `env:"HTTP_LISTEN" envDefault:"127.0.0.1:9480" addr:"true" help:"where /metrics, /-/healthy, /-/ready and /alertmanager are served; port 0: any free one"`
 	DataDir       string        `env:"DATA_DIR" envDefault:"obwarden-data" help:"files of the embedded NATS server"`
 	PolicyFile    string        `env:"POLICY_FILE" help:"what operations are held to; empty: the built-in policy (obwarden check policy --default)"`
 	Replicas      int           `env:"STREAM_REPLICAS" envDefault:"1" oneof:"1 3 5" help:"copies of streams, for a NATS cluster"`
 	Retention     time.Duration `env:"RETENTION" envDefault:"720h" min:"1m" help:"how long events are kept and idempotency keys remembered"`
 	AckWait       time.Duration `env:"ACK_WAIT" envDefault:"15s" min:"1s" help:"how long after an agent died its operations go to another"`
+
+	WebhookUsername      string `env:"WEBHOOK_USERNAME" help:"HTTP Basic that Alertmanager must give at /alertmanager: user"`
+	WebhookPassword      string `env:"WEBHOOK_PASSWORD" secret:"true" help:"HTTP Basic that Alertmanager must give at /alertmanager: password"`
+	WebhookToken         string `env:"WEBHOOK_TOKEN" secret:"true" help:"bearer token that Alertmanager may give instead; without it and without a password /alertmanager is open on a loopback address and closed on any other"`
+	AlertmanagerURL      string `env:"ALERTMANAGER_URL" help:"base URL of the Alertmanager in which the policy's silences are made; empty: none are made"`
+	AlertmanagerUsername string `env:"ALERTMANAGER_USERNAME" help:"HTTP Basic at Alertmanager: user"`
+	AlertmanagerPassword string `env:"ALERTMANAGER_PASSWORD" secret:"true" help:"HTTP Basic at Alertmanager: password"`
 
 	Settle     time.Duration `env:"SETTLE" envDefault:"30s" min:"200ms" help:"how long an unanswered call to OCP may still take effect; the call itself gets half of it at most"`
 	PollMin    time.Duration `env:"POLL_MIN" envDefault:"1s" min:"10ms" help:"time between looks at a task that moves"`
@@ -101,18 +108,22 @@ func unknownVariables(environ map[string]string) []string {
 // check is what concerns more than one variable.
 func (c Config) check() []error {
 	var faults []error
-	if (c.OCPUsername == "") != (c.OCPPassword == "") {
-		faults = append(faults, errors.New("OBWARDEN_OCP_USERNAME, OBWARDEN_OCP_PASSWORD: set both or none"))
-	}
-	if (c.OCPAccessKey == "") != (c.OCPSecretKey == "") {
-		faults = append(faults, errors.New("OBWARDEN_OCP_ACCESS_KEY, OBWARDEN_OCP_SECRET_KEY: set both or none"))
+	for _, pair := range []struct{ names, a, b string }{
+		{"OBWARDEN_OCP_USERNAME, OBWARDEN_OCP_PASSWORD", c.OCPUsername, c.OCPPassword},
+		{"OBWARDEN_OCP_ACCESS_KEY, OBWARDEN_OCP_SECRET_KEY", c.OCPAccessKey, c.OCPSecretKey},
+		{"OBWARDEN_WEBHOOK_USERNAME, OBWARDEN_WEBHOOK_PASSWORD", c.WebhookUsername, c.WebhookPassword},
+		{"OBWARDEN_ALERTMANAGER_USERNAME, OBWARDEN_ALERTMANAGER_PASSWORD", c.AlertmanagerUsername, c.AlertmanagerPassword},
+	} {
+		if (pair.a == "") != (pair.b == "") {
+			faults = append(faults, fmt.Errorf("%s: set both or none", pair.names))
+		}
 	}
 	if c.OCPUsername != "" && c.OCPAccessKey != "" {
 		faults = append(faults, errors.New("OBWARDEN_OCP_USERNAME, OBWARDEN_OCP_ACCESS_KEY: set one of them, Basic or AK/SK"))
 	}
-	if c.OCPURL != "" {
-		if u, err := url.Parse(c.OCPURL); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil {
-			faults = append(faults, errors.New("OBWARDEN_OCP_URL: must be http:// or https:// with a host and without user and password"))
+	for name, base := range map[string]string{"OBWARDEN_OCP_URL": c.OCPURL, "OBWARDEN_ALERTMANAGER_URL": c.AlertmanagerURL} {
+		if u, err := url.Parse(base); base != "" && (err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil) {
+			faults = append(faults, fmt.Errorf("%s: must be http:// or https:// with a host and without user and password", name))
 		}
 	}
 	if c.PollMin > c.PollMax {

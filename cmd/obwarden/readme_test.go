@@ -17,6 +17,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"obwarden/agent/alerts"
 	"obwarden/agent/web"
 	"obwarden/events"
 	"obwarden/metrics"
@@ -143,7 +144,7 @@ func TestREADMENamesThePublicSurface(t *testing.T) {
 		names = append(names, string(verb))
 	}
 	names = append(names, append(codes(t, "../../agent/*.go"), codes(t, "../../agent/guard/*.go")...)...)
-	names = append(names, web.MetricsPath, web.HealthyPath, web.ReadyPath,
+	names = append(names, web.MetricsPath, web.HealthyPath, web.ReadyPath, web.AlertmanagerPath, alerts.Bucket,
 		events.RequestStream, events.OperationStream, events.ClusterBucket, events.ControlBucket, events.OperationSchema, events.IdempotencyKeyHeader)
 	for _, name := range names {
 		if !strings.Contains(readme, "`"+name+"`") {

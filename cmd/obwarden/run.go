@@ -27,6 +27,8 @@ import (
 	"golang.org/x/term"
 
 	"obwarden/agent"
+	"obwarden/agent/alerts"
+	"obwarden/agent/guard"
 	"obwarden/agent/ocp"
 	"obwarden/agent/web"
 	"obwarden/events"
@@ -117,6 +119,11 @@ func runAgent(ctx context.Context, c Config, log *slog.Logger, hangups <-chan os
 		return err
 	}
 
+	bucket, err := alerts.OpenBucket(ctx, js, streamOptions(c))
+	if err != nil {
+		return err
+	}
+
 	registry := prometheus.NewRegistry()
 	var a *agent.Agent
 	m := metrics.New(registry, version(), runtime.Version(), metrics.Scraped{
@@ -130,10 +137,22 @@ func runAgent(ctx context.Context, c Config, log *slog.Logger, hangups <-chan os
 		return exit(exitUsage, err)
 	}
 	defer client.Close()
+	var inForce atomic.Pointer[guard.Policy]
+	inForce.Store(policy)
+	directory := alerts.NewDirectory(client)
+	var silencer *alerts.Silencer // nil: nothing is silenced
+	if c.AlertmanagerURL != "" {
+		if silencer, err = alerts.NewSilencer(alerts.SilencerConfig{
+			URL: c.AlertmanagerURL, Username: c.AlertmanagerUsername, Password: c.AlertmanagerPassword,
+			Journal: streams.Operations, Directory: directory, Policy: inForce.Load, Metrics: m, Log: log,
+		}); err != nil {
+			return exit(exitUsage, err)
+		}
+	}
 	a = agent.New(agent.Config{
 		JetStream: js, Streams: streams, OCP: client, Metrics: m, Log: log,
 		Machine: agent.Machine{Agent: hostname(), Settle: c.Settle, StallAfter: c.StallAfter, PollMin: c.PollMin, PollMax: c.PollMax, Refresh: c.Retention / 3},
-		Policy:  policy,
+		Policy:  policy, Silencer: silencer,
 		AckWait: c.AckWait,
 		// A call must be over well before anybody may take it for lost.
 		Timeout: min(c.OCPTimeout, c.Settle/2),
@@ -141,7 +160,12 @@ func runAgent(ctx context.Context, c Config, log *slog.Logger, hangups <-chan os
 	ready := func(ctx context.Context) error {
 		return errors.Join(checkDisk(), usable(ctx, nc, js, c), a.JournalError())
 	}
-	handler := web.Handler(web.Config{Gatherer: registry, OCP: health.String, Ready: ready})
+	webhook := alerts.NewWebhook(alerts.Config{
+		JetStream: js, Journal: streams.Operations, Bucket: bucket, Directory: directory, Policy: inForce.Load, Metrics: m, Log: log, Retention: c.Retention,
+		Credentials: alerts.Credentials{Username: c.WebhookUsername, Password: c.WebhookPassword, Token: c.WebhookToken},
+		Loopback:    listener.Addr().(*net.TCPAddr).IP.IsLoopback(),
+	})
+	handler := web.Handler(web.Config{Gatherer: registry, OCP: health.String, Ready: ready, Alertmanager: webhook})
 
 	if c.anonymous() {
 		log.Warn("no credentials for OCP: set OBWARDEN_OCP_USERNAME and OBWARDEN_OCP_PASSWORD, or OBWARDEN_OCP_ACCESS_KEY and OBWARDEN_OCP_SECRET_KEY")
@@ -149,9 +173,13 @@ func runAgent(ctx context.Context, c Config, log *slog.Logger, hangups <-chan os
 	group, alive := errgroup.WithContext(ctx)
 	group.Go(func() error { return web.Serve(alive, listener, handler) })
 	group.Go(func() error { return a.Run(alive) })
+	if silencer != nil {
+		group.Go(func() error { return silencer.Run(alive) })
+	}
 	group.Go(func() error { keepInventory(alive, client, streams.Control, c, log); return nil })
 	group.Go(func() error {
-		w := policyWatch{file: c.PolicyFile, taken: policy.Hash, apply: a.SetPolicy, reloaded: m.PolicyReloaded, log: log}
+		apply := func(p *guard.Policy) { inForce.Store(p); a.SetPolicy(p) }
+		w := policyWatch{file: c.PolicyFile, taken: policy.Hash, apply: apply, reloaded: m.PolicyReloaded, log: log}
 		w.run(alive, hangups)
 		return nil
 	})

@@ -1,0 +1,281 @@
+package alerts_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"sync"
+	"testing"
+	"text/template"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/alertmanager/pkg/labels"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"go.uber.org/goleak"
+
+	"obwarden/agent"
+	"obwarden/agent/alerts"
+	"obwarden/agent/guard"
+	"obwarden/agent/ocp"
+	"obwarden/agent/ocp/ocpsim"
+	"obwarden/events"
+	"obwarden/metrics"
+)
+
+const patience = 30 * time.Second // for what must happen; never waited out
+
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m,
+		// The NATS server's own, which live as long as the process.
+		goleak.IgnoreTopFunction("github.com/nats-io/nats-server/v2/server.(*Server).startGoRoutine.func1"),
+		goleak.IgnoreTopFunction("github.com/nats-io/nats-server/v2/server.init.0.func1"),
+		goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server.fs_rebuild"),
+	)
+}
+
+// rig is a real NATS server, a simulated OCP over HTTP, and a webhook before them.
+type rig struct {
+	t       *testing.T
+	sim     *ocpsim.Sim
+	client  *ocp.Client
+	js      jetstream.JetStream
+	streams events.Streams
+	config  alerts.Config
+	policy  guard.Policy
+}
+
+var options = events.StreamOptions{Replicas: 1, Retention: time.Hour, AckWait: 5 * time.Second}
+
+func newRig(t *testing.T, config ocpsim.Config, rules ...guard.AlertRule) *rig {
+	t.Helper()
+	config.Users = ocpsim.DefaultUsers("admin", "secret")
+	r := &rig{t: t, sim: ocpsim.Start(t, config), policy: guard.Policy{Alerts: rules}}
+	server, err := events.StartServer("127.0.0.1:0", t.TempDir(), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := server.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	nc, err := nats.Connect(server.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	if r.js, err = jetstream.New(nc); err != nil {
+		t.Fatal(err)
+	}
+	r.openStreams()
+	bucket, err := alerts.OpenBucket(t.Context(), r.js, options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.client, err = ocp.New(ocp.Config{URL: r.sim.URL(), Username: "admin", Password: "secret", Timeout: time.Second}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(r.client.Close)
+	r.config = alerts.Config{
+		JetStream: r.js, Journal: r.streams.Operations, Bucket: bucket, Directory: alerts.NewDirectory(r.client),
+		Policy:    func() *guard.Policy { return &r.policy },
+		Metrics:   metrics.New(prometheus.NewRegistry(), "", "", metrics.Scraped{}),
+		Log:       slog.New(slog.DiscardHandler),
+		Retention: options.Retention, Loopback: true,
+	}
+	return r
+}
+
+func (r *rig) openStreams() {
+	r.t.Helper()
+	var err error
+	if r.streams, err = events.OpenStreams(r.t.Context(), r.js, options); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// agent runs an agent until the test ends.
+func (r *rig) agent() {
+	r.t.Helper()
+	a := agent.New(agent.Config{
+		JetStream: r.js, Streams: r.streams, OCP: r.client, Metrics: r.config.Metrics, Log: r.config.Log,
+		Machine: agent.Machine{Agent: "test", Settle: time.Second, StallAfter: time.Minute, PollMin: 10 * time.Millisecond, PollMax: 50 * time.Millisecond},
+		Policy:  &guard.Policy{Hash: "lax", Limits: guard.Limits{MaxConcurrent: 1}}, AckWait: options.AckWait, Timeout: 500 * time.Millisecond,
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- a.Run(ctx) }()
+	r.t.Cleanup(sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			r.t.Errorf("agent ended: %v", err)
+		}
+	}))
+}
+
+// await waits until an operation has an event with one of the tokens, and returns it.
+func (r *rig) await(operationID string, tokens ...events.State) events.Operation {
+	r.t.Helper()
+	ctx, cancel := context.WithTimeout(r.t.Context(), patience)
+	defer cancel()
+	consumer, err := r.streams.Operations.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{FilterSubjects: []string{events.OperationSubjects(operationID)}})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	messages, err := consumer.Messages()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer messages.Stop()
+	for {
+		msg, err := messages.Next(jetstream.NextContext(ctx))
+		if err != nil {
+			r.t.Fatalf("operation %s never came to %v: %v", operationID, tokens, err)
+		}
+		e, err := events.DecodeEvent(msg.Subject(), msg.Data())
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		if slices.Contains(tokens, e.Token) {
+			return e.Operation
+		}
+	}
+}
+
+// message is a webhook body.
+type message struct {
+	Version string  `json:"version"`
+	Alerts  []alert `json:"alerts"`
+}
+
+type alert struct {
+	Status      string            `json:"status"`
+	Labels      map[string]string `json:"labels"`
+	Annotations map[string]string `json:"annotations,omitempty"`
+	StartsAt    time.Time         `json:"startsAt"`
+}
+
+func (a alert) resolved() alert { a.Status = "resolved"; return a }
+
+// firing is an alert about a server of the cluster obdemo, in words that Prometheus uses.
+func firing(instance string, startsAt time.Time) alert {
+	return alert{
+		Status: "firing", StartsAt: startsAt,
+		Labels: map[string]string{"alertname": "ObserverDown", "ob_cluster": "obdemo", "instance": instance},
+	}
+}
+
+// post sends a body to a webhook and returns status and answer.
+func post(t testing.TB, h http.Handler, body []byte, header http.Header) (int, string) {
+	t.Helper()
+	request := httptest.NewRequest(http.MethodPost, "/alertmanager", bytes.NewReader(body))
+	request.Header = http.Header{"Content-Type": {"application/json"}}
+	request.Host = "127.0.0.1:9480"
+	for name, values := range header {
+		request.Header[name] = values
+	}
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, request)
+	return w.Code, w.Body.String()
+}
+
+// send sends alerts through a webhook of its own, as to an agent started anew.
+func (r *rig) send(wantStatus int, all ...alert) []alerts.Outcome {
+	r.t.Helper()
+	body, err := json.Marshal(message{Version: "4", Alerts: all})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	status, answered := post(r.t, alerts.NewWebhook(r.config), body, nil)
+	var got struct {
+		Alerts []alerts.Outcome `json:"alerts"`
+	}
+	if err := json.Unmarshal([]byte(answered), &got); err != nil || status != wantStatus || len(got.Alerts) != len(all) {
+		r.t.Fatalf("answer %d %s, want %d and %d alerts", status, answered, wantStatus, len(all))
+	}
+	return got.Alerts
+}
+
+// sendOne sends one alert and wants the result.
+func (r *rig) sendOne(a alert, want string) alerts.Outcome {
+	r.t.Helper()
+	status := http.StatusOK
+	if want == "failed" {
+		status = http.StatusServiceUnavailable
+	}
+	got := r.send(status, a)[0]
+	if got.Result != want {
+		r.t.Fatalf("%+v, want %s", got, want)
+	}
+	return got
+}
+
+// mustHavePublished wants a number of messages in the request stream, or taken from it since.
+func (r *rig) mustHavePublished(n uint64) {
+	r.t.Helper()
+	stream, err := r.js.Stream(r.t.Context(), events.RequestStream)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if got := stream.CachedInfo().State.LastSeq; got != n {
+		r.t.Errorf("%d messages were published to %s, want %d", got, events.RequestStream, n)
+	}
+}
+
+func (r *rig) mustHaveCounted(rule, result string, n int) {
+	r.t.Helper()
+	if got := testutil.ToFloat64(r.config.Metrics.Alerts.WithLabelValues(rule, result)); got != float64(n) {
+		r.t.Errorf("obwarden_alerts_total{rule=%q,result=%q} is %g, want %d", rule, result, got, n)
+	}
+}
+
+func matchers(t testing.TB, s string) labels.Matchers {
+	t.Helper()
+	m, err := labels.ParseMatchers(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// down is a rule that stops a server whose observer is down.
+func down(t testing.TB) guard.AlertRule {
+	t.Helper()
+	return guard.AlertRule{
+		Name: "down", Matchers: matchers(t, `alertname="ObserverDown"`), Kind: events.Stop,
+		Target: guard.AlertTarget{Cluster: "ob_cluster", Address: "instance"},
+	}
+}
+
+// address is the ip:port of one of the simulator's servers.
+func (r *rig) address(cluster, server int64) string {
+	r.t.Helper()
+	servers, err := r.client.Servers(r.t.Context(), cluster)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	for _, s := range servers {
+		if s.ID == server {
+			return fmt.Sprintf("%s:%d", s.IP, s.Port)
+		}
+	}
+	r.t.Fatalf("no server %d", server)
+	return ""
+}
+
+func reason(t testing.TB, text string) *template.Template {
+	t.Helper()
+	parsed, err := guard.ParseReason(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return parsed
+}

@@ -1,0 +1,114 @@
+package alerts
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/prometheus/alertmanager/pkg/labels"
+
+	"obwarden/agent/guard"
+	"obwarden/events"
+)
+
+// source is the door that requests made of alerts come through, and who asks.
+const source = "alertmanager"
+
+// ruleLabel is the label of a request that says which rule made it.
+const ruleLabel = "alert_rule"
+
+// match returns the first rule that matches; nil: none. As in Prometheus, a label
+// that is not there is empty.
+func match(rules []guard.AlertRule, all map[string]string) *guard.AlertRule {
+	for i := range rules {
+		if matches(rules[i].Matchers, all) {
+			return &rules[i]
+		}
+	}
+	return nil
+}
+
+func matches(matchers labels.Matchers, all map[string]string) bool {
+	for _, m := range matchers {
+		if !m.Matches(all[m.Name]) {
+			return false
+		}
+	}
+	return true
+}
+
+// keyOf is the idempotency key: one request for each time that an alert begins to
+// fire, however often and by however many Alertmanagers it is told.
+func keyOf(rule string, a alert) string {
+	return fmt.Sprintf("alert/%s/%s/%s", rule, a.Fingerprint, a.StartsAt.Format(time.RFC3339Nano))
+}
+
+// requestOf makes the request that a rule has for an alert. It is as valid as one
+// that comes by NATS, or refused.
+func requestOf(rule *guard.AlertRule, a alert, cluster, server int64) (events.Request, error) {
+	carried, err := carry(rule, a.Labels)
+	if err != nil {
+		return events.Request{}, err
+	}
+	reason, err := reasonOf(rule, a)
+	if err != nil {
+		return events.Request{}, err
+	}
+	r := events.Request{
+		IdempotencyKey: keyOf(rule.Name, a), ClusterID: cluster, ServerID: server,
+		Reason: reason, RequestedBy: source, Labels: carried, DryRun: rule.DryRun,
+	}
+	msg, err := r.Message(rule.Kind, source)
+	if err != nil {
+		return events.Request{}, err
+	}
+	received, err := events.DecodeRequest(msg.Subject, msg.Header, msg.Data, "")
+	return received.Request, err
+}
+
+func carry(rule *guard.AlertRule, all map[string]string) (map[string]string, error) {
+	carried := map[string]string{}
+	if len(rule.Labels) == 0 {
+		for name, value := range all {
+			carried[name] = value
+		}
+	}
+	for _, name := range rule.Labels {
+		if value := all[name]; value != "" {
+			carried[name] = value
+		}
+	}
+	carried[ruleLabel] = rule.Name
+	if len(carried) > events.MaxLabels {
+		return nil, fmt.Errorf("%d labels, a request carries %d at most: name those that matter in labels of the rule", len(carried), events.MaxLabels)
+	}
+	return carried, nil
+}
+
+// reasonOf is one line of text.
+func reasonOf(rule *guard.AlertRule, a alert) (string, error) {
+	if rule.Reason == nil {
+		return strings.TrimSpace("alert " + a.name()), nil
+	}
+	var out limited
+	if err := rule.Reason.Execute(&out, guard.AlertData{Labels: a.Labels, Annotations: a.Annotations}); err != nil {
+		return "", fmt.Errorf("reason of the rule: %w", err)
+	}
+	reason := strings.Join(strings.Fields(out.String()), " ")
+	if strings.ContainsFunc(reason, unicode.IsControl) {
+		return "", errors.New("reason of the rule: control characters are not allowed")
+	}
+	return reason, nil
+}
+
+// limited keeps a template from writing without end.
+type limited struct{ strings.Builder }
+
+func (l *limited) Write(p []byte) (int, error) {
+	if l.Len()+len(p) > events.MaxReasonBytes {
+		return 0, fmt.Errorf("over %d bytes", events.MaxReasonBytes)
+	}
+	return l.Builder.Write(p)
+}

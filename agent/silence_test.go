@@ -1,0 +1,49 @@
+package agent
+
+import (
+	"log/slog"
+	"testing"
+	"time"
+
+	"obwarden/agent/alerts"
+	"obwarden/agent/guard"
+	"obwarden/agent/ocp"
+	"obwarden/agent/ocp/ocpsim"
+	"obwarden/events"
+)
+
+func TestAnOperationWaitsForItsSilencesWhereThePolicySaysSo(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, ocpsim.Config{})
+	r.agent()
+	client, err := ocp.New(ocp.Config{URL: r.url, Username: r.user.Name, Password: r.user.Password, Timeout: r.timeout})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(client.Close)
+	policy := &guard.Policy{Silence: &guard.SilenceRule{Wait: true}}
+	silencer, err := alerts.NewSilencer(alerts.SilencerConfig{
+		URL: "http://127.0.0.1:1", Directory: alerts.NewDirectory(client), Policy: func() *guard.Policy { return policy },
+		Metrics: r.metrics, Log: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	op := events.Operation{Kind: events.Stop, ClusterID: 1, ServerID: 2}
+	if reason := silence(t.Context(), silencer, op, now); reason == nil || reason.Code != CodeAlertmanagerUnreachable || !reason.Until.After(now) {
+		t.Errorf("reason %+v, want %s", reason, CodeAlertmanagerUnreachable)
+	}
+	dry := op
+	dry.Request.DryRun = true
+	if reason := silence(t.Context(), silencer, dry, now); reason != nil {
+		t.Errorf("a dry run waits: %+v", reason)
+	}
+	policy.Silence.Wait = false
+	if reason := silence(t.Context(), silencer, op, now); reason != nil {
+		t.Errorf("it waits although the policy says to go on: %+v", reason)
+	}
+	if reason := silence(t.Context(), nil, op, now); reason != nil {
+		t.Errorf("it waits without an Alertmanager: %+v", reason)
+	}
+}
