@@ -263,6 +263,7 @@ func TestTheFirstRuleThatMatchesCounts(t *testing.T) {
 	if got := r.sendOne(a, "requested"); got.Rule != "down" {
 		t.Errorf("rule %s", got.Rule)
 	}
+	a = firing(r.address(1, 3), time.Now())
 	a.Labels["severity"] = "page"
 	got := r.sendOne(a, "requested")
 	op := r.await(got.OperationID, events.Succeeded)
