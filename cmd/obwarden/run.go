@@ -70,6 +70,13 @@ func runAgent(ctx context.Context, c Config, log *slog.Logger, running func(star
 		return fmt.Errorf("HTTP listen address: %w; free it, or choose another OBWARDEN_HTTP_LISTEN", err)
 	}
 	defer listener.Close()
+	var profiles net.Listener
+	if c.PprofListen != "" {
+		if profiles, err = net.Listen("tcp", c.PprofListen); err != nil {
+			return fmt.Errorf("listen address of profiles: %w; free it, or choose another OBWARDEN_PPROF_LISTEN", err)
+		}
+		defer profiles.Close()
+	}
 
 	url := c.NATSURL
 	if url == "" {
@@ -121,6 +128,10 @@ func runAgent(ctx context.Context, c Config, log *slog.Logger, running func(star
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return web.Serve(ctx, listener, handler) })
+	if profiles != nil {
+		group.Go(func() error { return web.ServeProfiles(ctx, profiles) })
+		log.Info("profiles are served", "pprof", "http://"+profiles.Addr().String()+web.ProfilesPath)
+	}
 	group.Go(func() error { return a.Run(ctx) })
 	group.Go(func() error { sayHello(ctx, client, c, log); return nil })
 	group.Go(func() error { return watchReady(ctx, ready, c.NATSURL == "", log) })
