@@ -56,6 +56,7 @@ type Config struct {
 type Agent struct {
 	Config
 	journal Journal
+	looks   *looks
 	slots   slots
 	active  chan struct{} // a place for each operation that does something
 
@@ -82,6 +83,7 @@ type held struct {
 	intended time.Time // when the latest call was intended, before the journal had it
 	since    time.Time // from when the settle time of the latest call counts
 	cause    error     // why the outcome of the latest call is not known
+	full     time.Time // when the task was last seen in full
 	failures int       // looks in a row that failed
 	refusals int       // looks in a row that OCP refused
 }
@@ -104,6 +106,7 @@ func New(c Config) *Agent {
 		conflict: c.Metrics.JournalConflicts.Inc,
 		trouble:  &atomic.Pointer[error]{},
 	}
+	a.looks = newLooks(c.OCP, c.Machine.PollMin)
 	a.slots = slots{bucket: c.Streams.Clusters, ended: a.ended}
 	return a
 }
@@ -312,7 +315,7 @@ func (a *Agent) release(h *held) {
 		a.countSubtasks(h.entry.Operation, -1)
 	}
 	a.account(h, position{})
-	h.owner, h.loaded, h.do = nil, false, ""
+	h.owner, h.loaded, h.do, h.full = nil, false, "", time.Time{}
 }
 
 // step feeds the machine and appends what it says. Where others recorded no more
@@ -343,6 +346,9 @@ func (a *Agent) step(ctx context.Context, h *held, in Input) error {
 		}
 		if effects.Do != "" {
 			h.do, h.at, h.intended = effects.Do, effects.At, now
+			if h.do == Look {
+				h.at = a.looks.due(h.at, now)
+			}
 		}
 		a.mu.Unlock()
 		return nil

@@ -98,6 +98,12 @@ func (a *Agent) account(h *held, to position) {
 	if in(to) {
 		a.Metrics.OperationsInFlight.WithLabelValues(metrics.Kind(string(to.kind)), string(to.state)).Inc()
 	}
+	if h.position.state == events.Running {
+		a.looks.following.Add(-1)
+	}
+	if to.state == events.Running {
+		a.looks.following.Add(1)
+	}
 	h.position = to
 }
 

@@ -31,7 +31,7 @@ type fastOCP struct {
 
 	mu    sync.Mutex
 	tasks map[int64]*openTask
-	looks map[int64]int // GETs that show tasks of a cluster, by cluster
+	shown map[int64]int // how often tasks of a cluster were shown, by cluster
 }
 
 type openTask struct {
@@ -41,7 +41,7 @@ type openTask struct {
 
 func newOCP(t testing.TB, servers int64) *fastOCP {
 	t.Helper()
-	o := &fastOCP{servers: servers, posted: func(int64, int64) {}, tasks: map[int64]*openTask{}, looks: map[int64]int{}}
+	o := &fastOCP{servers: servers, posted: func(int64, int64) {}, tasks: map[int64]*openTask{}, shown: map[int64]int{}}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /api/v2/ob/clusters", func(w http.ResponseWriter, _ *http.Request) { o.list(w, nil) })
 	mux.HandleFunc("GET /api/v2/ob/clusters/{cluster}/zones", o.zones)
@@ -76,13 +76,13 @@ func (o *fastOCP) move(id int64) {
 	o.tasks[id].done++
 }
 
-// seen returns how often tasks of each cluster were looked at since the last call.
+// seen returns how often tasks of each cluster were shown since the last call.
 func (o *fastOCP) seen() map[int64]int {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	looks := o.looks
-	o.looks = map[int64]int{}
-	return looks
+	shown := o.shown
+	o.shown = map[int64]int{}
+	return shown
 }
 
 func (o *fastOCP) getTask(w http.ResponseWriter, r *http.Request) {
@@ -92,7 +92,7 @@ func (o *fastOCP) getTask(w http.ResponseWriter, r *http.Request) {
 	if task == nil { // one that an operation started
 		task = &openTask{id: id, cluster: id >> 16 & 0xffff, server: id & 0xffff, done: subtasks}
 	}
-	o.looks[task.cluster]++
+	o.shown[task.cluster]++
 	shown := body(task, true)
 	o.mu.Unlock()
 	o.reads.Add(1)
@@ -103,7 +103,6 @@ func (o *fastOCP) listTasks(w http.ResponseWriter, r *http.Request) {
 	query := r.URL.Query()
 	cluster, statuses := number(query.Get("clusterId")), query.Get("status")
 	o.mu.Lock()
-	o.looks[cluster]++
 	var found []*openTask
 	for _, task := range o.tasks {
 		if (cluster == 0 || task.cluster == cluster) && (statuses == "" || slices.Contains(strings.Split(statuses, ","), task.status())) {
@@ -115,6 +114,7 @@ func (o *fastOCP) listTasks(w http.ResponseWriter, r *http.Request) {
 	found = found[min(total, (page-1)*size):min(total, page*size)]
 	entries := []any{}
 	for _, task := range found {
+		o.shown[task.cluster]++
 		entries = append(entries, body(task, false))
 	}
 	o.mu.Unlock()
