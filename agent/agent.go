@@ -101,7 +101,7 @@ type position struct {
 func New(c Config) *Agent {
 	a := &Agent{Config: c, held: map[string]*held{}, active: make(chan struct{}, maxActive)}
 	a.journal = Journal{
-		js: c.JetStream, stream: c.Streams.Operations, log: c.Log,
+		stream: c.Streams.Operations, group: &group{js: c.JetStream}, log: c.Log,
 		appended: func(took time.Duration) { c.Metrics.JournalAppend.Observe(took.Seconds()) },
 		conflict: c.Metrics.JournalConflicts.Inc,
 		trouble:  &atomic.Pointer[error]{},
