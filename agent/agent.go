@@ -71,6 +71,7 @@ type Agent struct {
 type held struct {
 	id       string
 	busy     bool
+	hurried  bool // somebody woke it while it was busy
 	inbox    []delivery
 	owner    jetstream.Msg // the request, unacknowledged; nil: only duplicates are here
 	timer    *time.Timer
@@ -222,17 +223,22 @@ func (a *Agent) wake(work context.Context, h *held) {
 	})
 }
 
-// wakeFirst wakes the operation of a cluster that has waited for longest.
+// wakeFirst wakes the operation of a cluster that has waited for longest, or is about to.
 func (a *Agent) wakeFirst(work context.Context, cluster int64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	var first *held
 	for _, h := range a.held {
-		if h.position.state == events.Waiting && h.position.cluster == cluster && (first == nil || h.position.first < first.position.first) {
+		undecided := h.position.state == events.Waiting || h.position.state == events.Accepted
+		if undecided && h.position.cluster == cluster && (first == nil || h.position.first < first.position.first) {
 			first = h
 		}
 	}
-	if first == nil || first.busy || a.closing {
+	if first == nil || a.closing {
+		return
+	}
+	if first.busy { // it may have read the record before it changed
+		first.hurried = true
 		return
 	}
 	first.at = time.Time{} // nobody is at it: busy is false, and a.mu is held
@@ -246,6 +252,12 @@ func (a *Agent) work(ctx context.Context, h *held) {
 		var inbox []delivery
 		if h.do != Submit && ctx.Err() == nil { // nothing comes between the intent and the call
 			inbox, h.inbox = h.inbox, nil
+		}
+		if h.hurried {
+			h.hurried = false
+			if h.position.state == events.Waiting {
+				h.at = time.Time{}
+			}
 		}
 		done := len(inbox) == 0 && (ctx.Err() != nil || a.closing || h.owner == nil || time.Now().Before(h.at))
 		if done {
