@@ -45,8 +45,28 @@ type looks struct {
 type listing struct {
 	began time.Time
 	done  chan struct{}
-	tasks map[int64]ocp.Task
+	tasks map[int64]listed
 	err   error
+}
+
+// listed is what an entry of a list says of how far a task is, and no more: lists are
+// long, and kept until the next one.
+type listed struct {
+	status, operation string
+	subtasks          []listedSubtask
+}
+
+type listedSubtask struct {
+	id                int64
+	status, operation string
+}
+
+func listedOf(t ocp.Task) listed {
+	entry := listed{status: t.Status, operation: t.Operation, subtasks: make([]listedSubtask, 0, len(t.Subtasks))}
+	for _, s := range t.Subtasks {
+		entry.subtasks = append(entry.subtasks, listedSubtask{s.ID, s.Status, s.Operation})
+	}
+	return entry
 }
 
 func newLooks(client *ocp.Client, pollMin time.Duration) *looks {
@@ -119,9 +139,9 @@ func (l *looks) list(ctx context.Context, due time.Time) *listing {
 
 	all, err := l.running(ctx)
 	list.err = err
-	list.tasks = make(map[int64]ocp.Task, len(all))
+	list.tasks = make(map[int64]listed, len(all))
 	for _, t := range all {
-		list.tasks[t.ID] = t
+		list.tasks[t.ID] = listedOf(t)
 	}
 	if !l.useful(all, err) {
 		l.mu.Lock()
@@ -154,17 +174,17 @@ func (l *looks) useful(all []ocp.Task, err error) bool {
 
 // asKnown reports whether an entry of a list shows a running task as it was. Entries
 // do not say how often a subtask ran, so that a failed one may have failed again.
-func asKnown(known *events.Task, listed ocp.Task) bool {
-	if listed.ID != known.ID || listed.Status != known.Status || listed.Operation != "" && listed.Operation != known.Operation ||
-		len(known.Subtasks) == 0 || len(listed.Subtasks) != len(known.Subtasks) {
+func asKnown(known *events.Task, entry listed) bool {
+	if entry.status != known.Status || entry.operation != "" && entry.operation != known.Operation ||
+		len(known.Subtasks) == 0 || len(entry.subtasks) != len(known.Subtasks) {
 		return false
 	}
 	was := make(map[int64]events.Subtask, len(known.Subtasks))
 	for _, s := range known.Subtasks {
 		was[s.ID] = s
 	}
-	return !slices.ContainsFunc(listed.Subtasks, func(s ocp.Subtask) bool {
-		old, ok := was[s.ID]
-		return !ok || s.Status != old.Status || s.Status == ocp.StatusFailed || s.Operation != "" && s.Operation != old.Operation
+	return !slices.ContainsFunc(entry.subtasks, func(s listedSubtask) bool {
+		old, ok := was[s.id]
+		return !ok || s.status != old.Status || s.status == ocp.StatusFailed || s.operation != "" && s.operation != old.Operation
 	})
 }

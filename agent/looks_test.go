@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -87,7 +88,7 @@ func TestWhileNothingMovesOneListServesAllTasks(t *testing.T) {
 	// They come to the subtask that hangs; from then on nothing moves.
 	for i := range clusters {
 		id := events.OperationID(fmt.Sprint("k", i))
-		c.rig.await("the subtask that hangs", func(e events.Event) bool {
+		c.await("the subtask that hangs", func(e events.Event) bool {
 			return e.OperationID == id && len(e.Changes) > 0 && e.Changes[0].Name == "Stop server" && e.Changes[0].To == ocp.StatusRunning
 		})
 	}
@@ -135,7 +136,7 @@ func TestAnEntryIsAsKnownOnlyWhereNothingCanHaveHappened(t *testing.T) {
 	t.Parallel()
 	known := &events.Task{ID: 7, Status: "RUNNING", Operation: "EXECUTE", Subtasks: []events.Subtask{
 		{ID: 1, Status: "SUCCESSFUL", Operation: "EXECUTE"}, {ID: 2, Status: "RUNNING", Operation: "EXECUTE"}}}
-	listed := func(change func(*ocp.Task)) ocp.Task {
+	entry := func(change func(*ocp.Task)) ocp.Task {
 		task := ocp.Task{ID: 7, Status: "RUNNING", Subtasks: []ocp.Subtask{
 			{ID: 2, Status: "RUNNING", Operation: "EXECUTE"}, {ID: 1, Status: "SUCCESSFUL", Operation: "EXECUTE"}}}
 		change(&task)
@@ -157,13 +158,13 @@ func TestAnEntryIsAsKnownOnlyWhereNothingCanHaveHappened(t *testing.T) {
 		"a subtask in place of another": {func(t *ocp.Task) { t.Subtasks[0].ID = 3 }, false},
 		"without subtasks":              {func(t *ocp.Task) { t.Subtasks = nil }, false},
 	} {
-		if got := asKnown(known, listed(tt.change)); got != tt.want {
+		if got := asKnown(known, listedOf(entry(tt.change))); got != tt.want {
 			t.Errorf("%s: as known is %v", name, got)
 		}
 	}
 	// It may have failed again since: how often it ran is not in a list.
 	known.Subtasks[1].Status = "FAILED"
-	if asKnown(known, listed(func(t *ocp.Task) { t.Subtasks[0].Status = "FAILED" })) {
+	if asKnown(known, listedOf(entry(func(t *ocp.Task) { t.Subtasks[0].Status = "FAILED" }))) {
 		t.Error("a failed subtask counts as unmoved")
 	}
 }
@@ -183,6 +184,26 @@ func TestLooksAreDueTogetherAndNotLate(t *testing.T) {
 		// Once in step with the others it stays so, with half of the spacing at least.
 		if again := l.due(due.Add(wait), due).Sub(due); wait >= pollMin && (again < wait/2 || again%pollMin != 0) {
 			t.Fatalf("least spacing %s, spacing %s: the look after it is due %s later", pollMin, wait, again)
+		}
+	}
+}
+
+func TestAnUnmovedTaskIsLikeTheSameTaskInFull(t *testing.T) {
+	t.Parallel()
+	began := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	m := Machine{Agent: "a", StallAfter: 10 * time.Minute, PollMin: time.Second, PollMax: 15 * time.Second, Refresh: time.Hour}
+	task := ocp.Task{ID: 7, Name: "Stop OB server", Status: ocp.StatusRunning, Operation: ocp.OperationExecute, StartedAt: began, Subtasks: []ocp.Subtask{
+		{ID: 1, Name: "Prepare", Status: ocp.StatusSuccessful, Runs: 1, StartedAt: began, FinishedAt: began},
+		{ID: 2, Name: "Stop", Status: ocp.StatusRunning, Upstreams: []int64{1}, Runs: 1, StartedAt: began},
+	}}
+	op := events.Operation{N: 3, Steps: 3, State: events.Running, Kind: events.Stop, RequestedAt: began, UpdatedAt: began}
+	merged := mergeTask(nil, task, began)
+	op.Task = &merged
+	for _, after := range []time.Duration{time.Second, time.Minute, 10 * time.Minute, 2 * time.Hour} {
+		full := m.Step(op, Looked{Task: task}, began.Add(after))
+		unmoved := m.Step(op, Looked{Unmoved: true}, began.Add(after))
+		if !reflect.DeepEqual(full, unmoved) {
+			t.Errorf("after %s:\nunmoved %+v\nfull    %+v", after, unmoved, full)
 		}
 	}
 }

@@ -90,7 +90,9 @@ func (r *rig) seed(n seeds) (tasks []int64) {
 			tasks = append(tasks, r.ocp.open(op.ClusterID, op.ServerID))
 			op.State, op.Attempt, op.SubmittedAt, op.OCPTime = events.Running, 1, raw.Time.UTC(), raw.Time.UTC()
 			op.Task = taskOf(tasks[i], raw.Time)
-			active[op.ClusterID] = append(active[op.ClusterID], slot{op.OperationID, op.Kind, op.ServerID, raw.Time.UTC()})
+			if len(active[op.ClusterID]) == 0 { // one is enough for all others to wait
+				active[op.ClusterID] = []slot{{op.OperationID, op.Kind, op.ServerID, raw.Time.UTC()}}
+			}
 		} else {
 			op.State, op.Reason = events.Waiting, &events.Reason{Code: "CLUSTER_BUSY", Message: "waits", Until: raw.Time.UTC()}
 		}
@@ -104,7 +106,9 @@ func (r *rig) seed(n seeds) (tasks []int64) {
 		if i%4 > 1 {
 			op.Task = taskOf(int64(i), time.Now())
 		}
-		msgs = append(msgs, messageOf(t, op))
+		msg := messageOf(t, op)
+		delete(msg.Header, nats.MsgIdHdr) // NATS remembers ids for minutes, and these are old
+		msgs = append(msgs, msg)
 		if len(msgs) >= 10_000 {
 			r.publish(msgs)
 			msgs = nil
