@@ -8,6 +8,15 @@ VERSION   = $(shell git describe --tags --always --dirty 2>/dev/null || echo dev
 FUZZTIME  = 10s
 BENCHTIME = 1s
 
+# Of make bench: ROUNDS 0 is five where SIZE is full and one where it is short, ONLY
+# names measurements, PROFILE is cpu, heap or another of Go's.
+SIZE    = full
+ROUNDS  = 0
+ONLY    =
+PROFILE =
+
+SOAK_TIME = 1h
+
 # Of make chaos. SEED 0: any, and the report says which.
 CHAOS_TIME   = 20m
 CHAOS_OPS    = 10500
@@ -62,10 +71,18 @@ fuzz: ## each fuzz target for FUZZTIME
 	done
 
 .PHONY: bench
-bench: ## all benchmarks, BENCHTIME each
+bench: ## benchmarks, BENCHTIME each, then SIZE load (full or short); table and raw data in dist; PROFILE=cpu keeps profiles
+	@mkdir -p dist
 	@packages=$$(git grep -l --untracked '^func Benchmark' -- '*_test.go' | xargs -r -n 1 dirname | sort -u | sed 's,^,./,'); \
-	if [ -z "$$packages" ]; then echo "bench: no benchmarks"; exit 0; fi; \
-	go test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) $$packages
+	go test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) $$packages >dist/bench-go.txt; status=$$?; \
+	cat dist/bench-go.txt; exit $$status
+	@go test ./agent/bench -run Load -load.size $(SIZE) -load.rounds $(ROUNDS) -load.only '$(ONLY)' -load.profile '$(PROFILE)' \
+		-load.dir $(abspath dist) -timeout 3h -v
+	@cat dist/bench-go.txt >>dist/bench.txt
+
+.PHONY: soak
+soak: ## operations against an OCP with faults for SOAK_TIME: memory and goroutines must stay as they are
+	@go test ./agent/bench -run Soak -soak.time $(SOAK_TIME) -timeout 24h -v
 
 .PHONY: chaos
 chaos: ## three agents, NATS and OCP under faults for CHAOS_TIME, with CHAOS_OPS operations

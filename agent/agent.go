@@ -67,6 +67,7 @@ type Config struct {
 type Agent struct {
 	Config
 	journal Journal
+	looks   *looks
 	slots   *slots
 	control *control
 	facts   *facts
@@ -80,7 +81,7 @@ type Agent struct {
 	mu      sync.Mutex
 	under   context.Context // what everything that is under way belongs to
 	held    map[string]*held
-	waiting map[int64]map[*held]struct{} // those that wait, by cluster
+	waiting map[int64]map[*held]struct{} // those that wait or are about to, by cluster
 	closing bool
 	running sync.WaitGroup
 }
@@ -90,6 +91,7 @@ type Agent struct {
 type held struct {
 	id       string
 	busy     bool
+	hurried  bool // somebody woke it while it was busy
 	inbox    []delivery
 	owner    jetstream.Msg // the request, unacknowledged; nil: only duplicates are here
 	timer    *time.Timer
@@ -102,6 +104,7 @@ type held struct {
 	intended time.Time // when the latest call was intended, before the journal had it
 	since    time.Time // from when the settle time of the latest call counts
 	cause    error     // why the outcome of the latest call is not known
+	full     time.Time // when the task was last seen in full
 	failures int       // looks in a row that failed
 	refusals int       // looks in a row that OCP refused
 	news     uint64    // what the latest decision knew
@@ -116,9 +119,12 @@ type position struct {
 	requested time.Time // when that came
 	moved     time.Time // when it last moved
 	reason    string    // why it waits
-	queued    bool      // waits for a slot
+	queued    bool      // waits for a slot, or is about to
 	stalled   bool      // its task in OCP
 }
+
+// undecided: it waits, or is about to.
+func (p position) undecided() bool { return p.state == events.Accepted || p.state == events.Waiting }
 
 // heldBack: it waits for a person to let it go.
 func (p position) heldBack() bool {
@@ -132,12 +138,13 @@ func New(c Config) *Agent {
 		active: make(chan struct{}, maxActive), changed: make(chan struct{}, 1),
 	}
 	a.journal = Journal{
-		js: c.JetStream, stream: c.Streams.Operations, log: c.Log,
+		stream: c.Streams.Operations, group: &group{js: c.JetStream}, log: c.Log,
 		appended: func(took time.Duration) { c.Metrics.JournalAppend.Observe(took.Seconds()) },
 		conflict: c.Metrics.JournalConflicts.Inc,
 		failed:   c.Metrics.JournalErrors.Inc,
 		trouble:  &atomic.Pointer[error]{},
 	}
+	a.looks = newLooks(c.OCP, c.Machine.PollMin)
 	a.slots = newSlots(c.Streams.Clusters, c.Log)
 	a.control = newControl(c.Streams.Control, c.Log, a.countPause)
 	a.facts = newFacts(c.OCP)
@@ -317,9 +324,10 @@ func (a *Agent) reconsider(match func(position) bool) {
 	}
 }
 
-// hurry has h go on now, whatever it waits for. The caller holds a.mu.
+// hurry has h go on now, whatever it waits for. One that is busy decides once more:
+// it may have looked before there was something new. The caller holds a.mu.
 func (a *Agent) hurry(h *held) {
-	if h.busy || a.closing || a.under == nil {
+	if h.hurried = h.busy; h.busy || a.closing || a.under == nil {
 		return
 	}
 	h.at = time.Time{} // nobody is at it: busy is false, and a.mu is held
@@ -396,8 +404,9 @@ func (a *Agent) work(ctx context.Context, h *held) {
 		if h.do != Submit && ctx.Err() == nil { // nothing comes between the intent and the call
 			inbox, h.inbox = h.inbox, nil
 		}
-		if h.do == Decide && h.entry.Operation.State == events.Waiting && h.news != a.news.Load() {
-			h.at = time.Time{} // decided before somebody changed what it rests on
+		again := h.hurried || h.news != a.news.Load() // decided on what others, or people, have changed since
+		if h.hurried = false; again && h.do == Decide && h.entry.Operation.State == events.Waiting {
+			h.at = time.Time{}
 		}
 		done := len(inbox) == 0 && (ctx.Err() != nil || a.closing || h.owner == nil || time.Now().Before(h.at))
 		if done {
@@ -467,7 +476,7 @@ func (a *Agent) release(h *held) {
 		a.countSubtasks(h.entry.Operation, -1)
 	}
 	a.account(h, position{})
-	h.owner, h.loaded, h.do = nil, false, ""
+	h.owner, h.loaded, h.do, h.full = nil, false, "", time.Time{}
 }
 
 // step feeds the machine and appends what it says. Where others recorded no more
@@ -498,6 +507,9 @@ func (a *Agent) step(ctx context.Context, h *held, in Input) error {
 		}
 		if effects.Do != "" {
 			h.do, h.at, h.intended = effects.Do, effects.At, now
+			if h.do == Look {
+				h.at = a.looks.due(h.at, now)
+			}
 		}
 		a.mu.Unlock()
 		return nil
@@ -589,6 +601,8 @@ func positionOf(op events.Operation) position {
 		first: op.RequestSequence, requested: op.RequestedAt, moved: op.UpdatedAt,
 	}
 	switch {
+	case op.State == events.Accepted:
+		p.queued = true
 	case op.State == events.Waiting && op.Reason != nil:
 		p.reason, p.queued = op.Reason.Code, op.Reason.Position > 0
 	case op.State == events.Running && op.Task != nil:

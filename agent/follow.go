@@ -12,9 +12,10 @@ import (
 // the end of the log that says why.
 func (a *Agent) look(ctx context.Context, h *held) Looked {
 	id := h.entry.Operation.Task.ID
-	began := time.Now()
-	task, err := a.OCP.Task(ctx, id)
-	if err == nil && task.ID != id {
+	<-a.active // a look may wait for its turn for long: others have something to do
+	task, unmoved, began, err := a.looks.task(ctx, h.entry.Operation.Task, h.at, h.full)
+	a.active <- struct{}{}
+	if err == nil && !unmoved && task.ID != id {
 		err = fmt.Errorf("asked OCP for task %d, it answered with task %d", id, task.ID)
 	}
 	if err != nil {
@@ -29,7 +30,10 @@ func (a *Agent) look(ctx context.Context, h *held) Looked {
 		return Looked{Err: err, Failures: h.failures, Refusals: h.refusals}
 	}
 	h.failures, h.refusals = 0, 0
-	in := Looked{Task: task, Since: h.since}
+	if !unmoved {
+		h.full = began
+	}
+	in := Looked{Task: task, Unmoved: unmoved, Since: h.since}
 	if task.Status == ocp.StatusFailed {
 		in.Log = a.failureLog(ctx, h, task)
 	}

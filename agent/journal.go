@@ -36,8 +36,8 @@ const (
 // event of its operation, so of two agents that believe to hold an operation only
 // one can write. All methods may be called concurrently.
 type Journal struct {
-	js       jetstream.JetStream
 	stream   jetstream.Stream
+	group    *group
 	log      *slog.Logger
 	appended func(took time.Duration) // one append or batch, flushed
 	conflict func()
@@ -158,30 +158,19 @@ func refusesBatches(err error) bool {
 		errors.Is(err, jetstreamext.ErrBatchPublishTooManyInflight) || errors.Is(err, jetstreamext.ErrAtomicPublishTooManyInflight)
 }
 
+// errDuplicate is the server's word that it knows the event's id.
+var errDuplicate = errors.New("an event of this id is in the journal already")
+
 func (j Journal) publish(ctx context.Context, after Entry, appended []events.Event) (sequence uint64, err error) {
-	ctx, cancel := context.WithTimeout(ctx, appendTimeout)
-	defer cancel()
-	msgs := make([]*nats.Msg, len(appended))
-	for i, e := range appended {
-		if msgs[i], err = e.Message(); err != nil {
-			return 0, err
+	return j.group.append(ctx, len(appended), func() (msgs []*nats.Msg, err error) {
+		msgs = make([]*nats.Msg, len(appended))
+		for i, e := range appended {
+			if msgs[i], err = e.Message(); err != nil {
+				return nil, err
+			}
 		}
-	}
-	msgs[0].Header.Set(jetstream.ExpectedLastSubjSeqHeader, fmt.Sprint(after.Sequence))
-	msgs[0].Header.Set(jetstream.ExpectedLastSubjSeqSubjHeader, events.OperationSubjects(appended[0].OperationID))
-	if len(msgs) == 1 {
-		ack, err := j.js.PublishMsg(ctx, msgs[0])
-		if err != nil {
-			return 0, err
-		}
-		if ack.Duplicate {
-			return 0, fmt.Errorf("event %s is in the journal already, at sequence %d", appended[0].EventID(), ack.Sequence)
-		}
-		return ack.Sequence, nil
-	}
-	ack, err := jetstreamext.PublishMsgBatch(ctx, j.js, msgs)
-	if err != nil {
-		return 0, err
-	}
-	return ack.Sequence, nil
+		msgs[0].Header.Set(jetstream.ExpectedLastSubjSeqHeader, fmt.Sprint(after.Sequence))
+		msgs[0].Header.Set(jetstream.ExpectedLastSubjSeqSubjHeader, events.OperationSubjects(appended[0].OperationID))
+		return msgs, nil
+	})
 }

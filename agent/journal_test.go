@@ -14,7 +14,7 @@ import (
 	"obwarden/events"
 )
 
-func newJournal(t *testing.T) (*rig, Journal, func() int) {
+func newJournal(t testing.TB) (*rig, Journal, func() int) {
 	t.Helper()
 	r := newRig(t, ocpsim.Config{})
 	streams, err := events.OpenStreams(t.Context(), r.js, events.StreamOptions{Replicas: 1, Retention: time.Hour, AckWait: r.ackWait})
@@ -24,7 +24,7 @@ func newJournal(t *testing.T) (*rig, Journal, func() int) {
 	var mu sync.Mutex
 	conflicts := 0
 	j := Journal{
-		js: r.js, stream: streams.Operations, log: slog.New(slog.DiscardHandler),
+		stream: streams.Operations, group: &group{js: r.js}, log: slog.New(slog.DiscardHandler),
 		appended: func(time.Duration) {},
 		trouble:  &atomic.Pointer[error]{},
 		conflict: func() { mu.Lock(); defer mu.Unlock(); conflicts++ },

@@ -111,17 +111,23 @@ func (a *Agent) countSubtasks(op events.Operation, sign float64) {
 func (a *Agent) account(h *held, to position) {
 	a.count(h.position, -1)
 	a.count(to, +1)
-	if h.position.state == events.Waiting {
+	if h.position.undecided() {
 		delete(a.waiting[h.position.cluster], h)
 		if len(a.waiting[h.position.cluster]) == 0 {
 			delete(a.waiting, h.position.cluster)
 		}
 	}
-	if to.state == events.Waiting {
+	if to.undecided() {
 		if a.waiting[to.cluster] == nil {
 			a.waiting[to.cluster] = map[*held]struct{}{}
 		}
 		a.waiting[to.cluster][h] = struct{}{}
+	}
+	if h.position.state == events.Running {
+		a.looks.following.Add(-1)
+	}
+	if to.state == events.Running {
+		a.looks.following.Add(1)
 	}
 	h.position = to
 }

@@ -123,6 +123,7 @@ type (
 	// Looked is one look at OCP's task.
 	Looked struct {
 		Task     ocp.Task
+		Unmoved  bool   // set: it runs and is as it was, and Task is empty
 		Log      string // of the failed subtask, where there is one
 		Err      error
 		Failures int           // looks in a row that failed, this one included

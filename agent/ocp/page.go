@@ -12,10 +12,10 @@ import (
 
 var errNoList = errors.New("the answer has no list")
 
-const (
-	pageSize = 100 // documented limit: 2000
-	maxPages = 1000
-)
+// PageSize is how many entries of a list come with one request; documented limit: 2000.
+const PageSize = 100
+
+const maxPages = 1000
 
 // listed is an entry of a list; its key tells it from all others.
 type listed interface{ key() any }
@@ -94,7 +94,7 @@ func (c *call) setPage(number int) {
 	query := url.Values{}
 	maps.Copy(query, c.query)
 	query.Set("page", strconv.Itoa(number))
-	query.Set("size", strconv.Itoa(pageSize))
+	query.Set("size", strconv.Itoa(PageSize))
 	c.query = query
 }
 

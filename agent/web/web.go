@@ -1,4 +1,5 @@
-// Package web serves the agent's HTTP side: metrics, health and Alertmanager's webhook.
+// Package web serves the agent's HTTP side: metrics, health and Alertmanager's webhook,
+// and profiles on a listener of their own.
 //
 // It shows what others know and knows nothing itself. It imports nothing of ours.
 package web
@@ -81,7 +82,10 @@ type readiness struct {
 
 // Serve answers on l until ctx ends.
 func Serve(ctx context.Context, l net.Listener, h http.Handler) error {
-	server := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 64 << 10}
+	return serve(ctx, l, &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 64 << 10})
+}
+
+func serve(ctx context.Context, l net.Listener, server *http.Server) error {
 	stopped := make(chan error, 1)
 	stop := context.AfterFunc(ctx, func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)

@@ -123,3 +123,33 @@ func TestServeEndsWithItsContext(t *testing.T) {
 		t.Errorf("ended with %v", err)
 	}
 }
+
+func TestProfilesAreServedOnTheirOwnListenerAlone(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- ServeProfiles(ctx, l) }()
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	for _, path := range []string{"heap?debug=1", "goroutine?debug=1", "profile?seconds=1", ""} {
+		response, err := client.Get("http://" + l.Addr().String() + ProfilesPath + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(response.Body)
+		if err != nil || response.StatusCode != http.StatusOK || len(body) == 0 {
+			t.Errorf("%s: %d, %d bytes, %v", path, response.StatusCode, len(body), err)
+		}
+		_ = response.Body.Close()
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if status, _ := get(t, Handler(Config{Gatherer: prometheus.NewRegistry()}), ProfilesPath); status != http.StatusNotFound {
+		t.Errorf("the page for everybody answers %d for profiles", status)
+	}
+}

@@ -59,6 +59,8 @@ type Config struct {
 
 	LogLevel  string `env:"LOG_LEVEL" envDefault:"info" oneof:"debug info warn error" help:"least level that is logged"`
 	LogFormat string `env:"LOG_FORMAT" oneof:"text json" help:"form of the log, on stderr; empty: text on a terminal, else json"`
+
+	PprofListen string `env:"PPROF_LISTEN" addr:"true" help:"where Go's profiles are served below /debug/pprof/, for whoever can connect; empty: not at all"`
 }
 
 // loadConfig reads the environment and reports every fault at once. Secrets may

@@ -95,6 +95,13 @@ func runAgent(ctx context.Context, c Config, log *slog.Logger, hangups <-chan os
 		return fmt.Errorf("HTTP listen address: %w; free it, or choose another OBWARDEN_HTTP_LISTEN", err)
 	}
 	defer listener.Close()
+	var profiles net.Listener
+	if c.PprofListen != "" {
+		if profiles, err = net.Listen("tcp", c.PprofListen); err != nil {
+			return fmt.Errorf("listen address of profiles: %w; free it, or choose another OBWARDEN_PPROF_LISTEN", err)
+		}
+		defer profiles.Close()
+	}
 
 	url, checkDisk := c.NATSURL, func() error { return nil }
 	if url == "" {
@@ -172,6 +179,10 @@ func runAgent(ctx context.Context, c Config, log *slog.Logger, hangups <-chan os
 	}
 	group, alive := errgroup.WithContext(ctx)
 	group.Go(func() error { return web.Serve(alive, listener, handler) })
+	if profiles != nil {
+		group.Go(func() error { return web.ServeProfiles(alive, profiles) })
+		log.Info("profiles are served", "pprof", "http://"+profiles.Addr().String()+web.ProfilesPath)
+	}
 	group.Go(func() error { return a.Run(alive) })
 	if silencer != nil {
 		group.Go(func() error { return silencer.Run(alive) })

@@ -1,0 +1,348 @@
+//go:build linux
+
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/synadia-io/orbit.go/jetstreamext"
+
+	"obwarden/events"
+)
+
+// rig is a NATS server and an OCP, and what agent and floor share of them.
+type rig struct {
+	t    *testing.T
+	ocp  *fastOCP
+	url  string // of NATS
+	nc   *nats.Conn
+	js   jetstream.JetStream
+	sent int // keys are used once
+
+	floorIn       jetstream.Consumer
+	before, after []*nats.Msg // events of one operation before and after the call, as the agent wrote them
+}
+
+const (
+	servers  = 60 // of each cluster
+	clusters = 64
+)
+
+func newRig(t *testing.T) *rig {
+	t.Helper()
+	server, err := events.StartServer("127.0.0.1:0", t.TempDir(), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := server.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	r := &rig{t: t, ocp: newOCP(t, servers), url: server.URL()}
+	if r.nc, err = nats.Connect(r.url); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(r.nc.Close)
+	if r.js, err = jetstream.New(r.nc, jetstream.WithPublishAsyncMaxPending(1024)); err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func (r *rig) agent(environ ...string) *agentProcess {
+	r.t.Helper()
+	all := map[string]string{"OBWARDEN_NATS_URL": r.url, "OBWARDEN_OCP_URL": r.ocp.URL}
+	for _, e := range environ {
+		name, value, _ := strings.Cut(e, "=")
+		all[name] = value
+	}
+	return startAgent(r.t, all)
+}
+
+// request is one that nobody has made before: of the next server of the next cluster.
+func (r *rig) request() *nats.Msg {
+	r.sent++
+	return requestFor(fmt.Sprint("key-", r.sent), int64(1+r.sent%clusters), int64(1+r.sent/clusters%servers))
+}
+
+func requestFor(key string, cluster, server int64) *nats.Msg {
+	msg := nats.NewMsg(events.RequestSubject(events.Restart))
+	msg.Data = fmt.Appendf(nil, `{"idempotency_key":%q,"cluster_id":%d,"server_id":%d,"reason":"replace a disk","requested_by":"bench"}`, key, cluster, server)
+	return msg
+}
+
+// publish sends all and waits until the stream has them.
+func (r *rig) publish(msgs []*nats.Msg) {
+	r.t.Helper()
+	for _, msg := range msgs {
+		if _, err := r.js.PublishMsgAsync(msg, jetstream.WithStallWait(patience)); err != nil {
+			r.t.Fatal(err)
+		}
+	}
+	select {
+	case <-r.js.PublishAsyncComplete():
+	case <-time.After(patience):
+		r.t.Fatal("NATS does not take the requests")
+	}
+}
+
+// awaitEmpty waits until a work queue holds no more than n messages.
+func (r *rig) awaitEmpty(stream string, n uint64) {
+	r.t.Helper()
+	r.awaitState(stream, fmt.Sprint("no more than ", n, " messages"), func(s jetstream.StreamState) bool { return s.Msgs <= n })
+}
+
+func (r *rig) awaitState(stream, what string, good func(jetstream.StreamState) bool) {
+	r.t.Helper()
+	began := time.Now()
+	s, err := r.js.Stream(r.t.Context(), stream)
+	for {
+		var info *jetstream.StreamInfo
+		if err == nil {
+			info, err = s.Info(r.t.Context())
+		}
+		switch {
+		case err != nil:
+			r.t.Fatal(err)
+		case good(info.State):
+			return
+		case time.Since(began) > patience:
+			r.t.Fatalf("%s has not come to %s: %+v", stream, what, info.State)
+		}
+		time.Sleep(2 * time.Millisecond) // NATS tells nobody
+	}
+}
+
+func (r *rig) lastEvent() uint64 {
+	r.t.Helper()
+	s, err := r.js.Stream(r.t.Context(), events.OperationStream)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return s.CachedInfo().State.LastSeq
+}
+
+// learn makes the floor's streams and takes the payloads from an operation that an
+// agent carries out.
+func (r *rig) learn() {
+	r.t.Helper()
+	a := r.agent()
+	request := r.request()
+	r.publish([]*nats.Msg{request})
+	r.awaitEmpty(events.RequestStream, 0)
+	stream, err := r.js.Stream(r.t.Context(), events.OperationStream)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	config := stream.CachedInfo().Config
+	config.Name, config.Subjects = "FLOOR_OUT", []string{"floor.out.>"}
+	if _, err := r.js.CreateStream(r.t.Context(), config); err != nil {
+		r.t.Fatal(err)
+	}
+	for sequence := uint64(1); sequence <= stream.CachedInfo().State.LastSeq; sequence++ {
+		raw, err := stream.GetMsg(r.t.Context(), sequence)
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		msg := &nats.Msg{Subject: string(events.EventToken(raw.Subject)), Header: raw.Header, Data: raw.Data}
+		for name := range msg.Header {
+			if strings.HasPrefix(name, "Nats-") {
+				delete(msg.Header, name)
+			}
+		}
+		if token := events.EventToken(raw.Subject); token == events.Accepted || token == events.Submitting {
+			r.before = append(r.before, msg)
+		} else {
+			r.after = append(r.after, msg)
+		}
+	}
+	requests, err := r.js.Stream(r.t.Context(), events.RequestStream)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	config = requests.CachedInfo().Config
+	config.Name, config.Subjects = "FLOOR_IN", []string{"floor.in"}
+	in, err := r.js.CreateStream(r.t.Context(), config)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if r.floorIn, err = in.CreateConsumer(r.t.Context(), jetstream.ConsumerConfig{Durable: "floor", AckPolicy: jetstream.AckExplicitPolicy, MaxAckPending: -1}); err != nil {
+		r.t.Fatal(err)
+	}
+	a.stop()
+}
+
+func (r *rig) floorRequest() *nats.Msg {
+	msg := r.request()
+	msg.Subject = "floor.in"
+	return msg
+}
+
+// appends are events of the floor's nth operation, all but the first unconditional:
+// what is first decides for those behind it.
+func (r *rig) appends(templates []*nats.Msg, n int64, after uint64) []*nats.Msg {
+	var msgs []*nats.Msg
+	for i, template := range templates {
+		msg := nats.NewMsg(fmt.Sprintf("floor.out.%d.%s", n, template.Subject))
+		for name, values := range template.Header {
+			msg.Header[name] = values
+		}
+		msg.Header.Set(nats.MsgIdHdr, fmt.Sprintf("%d.%s", n, template.Subject))
+		msg.Data = template.Data
+		if i == 0 {
+			msg.Header.Set(jetstream.ExpectedLastSubjSeqHeader, fmt.Sprint(after))
+			msg.Header.Set(jetstream.ExpectedLastSubjSeqSubjHeader, fmt.Sprintf("floor.out.%d.>", n))
+		}
+		msgs = append(msgs, msg)
+	}
+	return msgs
+}
+
+func (r *rig) post(client *http.Client, n int64) error {
+	response, err := client.Post(fmt.Sprintf("%s/api/v2/ob/clusters/%d/servers/1/restart", r.ocp.URL, 1+n%clusters), "application/json", nil)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(io.Discard, response.Body)
+	return errors.Join(err, response.Body.Close())
+}
+
+// floorOneByOne takes, appends each event alone, posts over a kept connection and
+// acknowledges, workers of them at a time, until the returned function is called.
+func (r *rig) floorOneByOne(workers int, before, after []*nats.Msg) (stop func()) {
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: workers}}
+	one := func(msg jetstream.Msg) error {
+		meta, err := msg.Metadata()
+		if err != nil {
+			return err
+		}
+		n, last := int64(meta.Sequence.Stream), uint64(0)
+		appendAll := func(templates []*nats.Msg) error {
+			for _, template := range templates {
+				ack, err := r.js.PublishMsg(context.Background(), r.appends([]*nats.Msg{template}, n, last)[0])
+				if err != nil {
+					return err
+				}
+				last = ack.Sequence
+			}
+			return nil
+		}
+		if err := appendAll(before); err != nil {
+			return err
+		}
+		if err := r.post(client, n); err != nil {
+			return err
+		}
+		if err := appendAll(after); err != nil {
+			return err
+		}
+		return msg.Ack()
+	}
+	place := make(chan struct{}, workers)
+	return r.consume(func(msg jetstream.Msg) {
+		place <- struct{}{}
+		go func() {
+			defer func() { <-place }()
+			if err := one(msg); err != nil {
+				r.t.Error("floor:", err)
+			}
+		}()
+	}, client.CloseIdleConnections)
+}
+
+func (r *rig) consume(each func(jetstream.Msg), after func()) (stop func()) {
+	r.t.Helper()
+	consume, err := r.floorIn.Consume(each, jetstream.PullMaxMessages(1024))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return func() { consume.Stop(); <-consume.Closed(); after() }
+}
+
+// floorBatches does the same with the appends of many operations in one atomic batch:
+// as little as the guarantees allow, and as much of it at once as NATS takes.
+func (r *rig) floorBatches() (stop func()) {
+	const loops, most, posts = 2, 128, 64 // two: one flushes while the other calls
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: loops * posts}}
+	var ended atomic.Bool
+	var group sync.WaitGroup
+	round := func() error {
+		fetched, err := r.floorIn.Fetch(most, jetstream.FetchMaxWait(100*time.Millisecond))
+		if err != nil {
+			return err
+		}
+		var msgs []jetstream.Msg
+		var numbers []int64
+		for msg := range fetched.Messages() {
+			meta, err := msg.Metadata()
+			if err != nil {
+				return err
+			}
+			msgs, numbers = append(msgs, msg), append(numbers, int64(meta.Sequence.Stream))
+		}
+		if len(msgs) == 0 {
+			return nil
+		}
+		last := uint64(0) // of the batch: those of one operation lie next to each other in it
+		appendAll := func(templates []*nats.Msg, after func(i int) uint64) error {
+			var batch []*nats.Msg
+			for i, n := range numbers {
+				batch = append(batch, r.appends(templates, n, after(i))...)
+			}
+			ack, err := jetstreamext.PublishMsgBatch(context.Background(), r.js, batch)
+			if err != nil {
+				return err
+			}
+			last = ack.Sequence
+			return nil
+		}
+		if err := appendAll(r.before, func(int) uint64 { return 0 }); err != nil {
+			return err
+		}
+		place, failed := make(chan struct{}, posts), make(chan error, len(numbers))
+		for _, n := range numbers {
+			place <- struct{}{}
+			go func() { failed <- r.post(client, n); <-place }()
+		}
+		for range numbers {
+			err = errors.Join(err, <-failed)
+		}
+		if err != nil {
+			return err
+		}
+		written := last
+		if err := appendAll(r.after, func(i int) uint64 { return written - uint64((len(numbers)-1-i)*len(r.before)) }); err != nil {
+			return err
+		}
+		for _, msg := range msgs {
+			if err := msg.Ack(); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	for range loops {
+		group.Go(func() {
+			for !ended.Load() {
+				if err := round(); err != nil {
+					r.t.Error("floor:", err)
+					return
+				}
+			}
+		})
+	}
+	return func() { ended.Store(true); group.Wait(); client.CloseIdleConnections() }
+}

@@ -1,0 +1,567 @@
+//go:build linux
+
+package bench
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"text/tabwriter"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"obwarden/events"
+)
+
+var (
+	flagSize    = flag.String("load.size", "", "short: does it work; full: how fast is it; empty: nothing is run")
+	flagOnly    = flag.String("load.only", "", "names of measurements, comma-separated; empty: all")
+	flagRounds  = flag.Int("load.rounds", 0, "rounds of each; 0: 1 where short, else 5")
+	flagDir     = flag.String("load.dir", "", "directory for raw data and profiles, absolute; empty: none are kept")
+	flagProfile = flag.String("load.profile", "", "profile of the agent to keep beside each load: cpu, heap, allocs, …")
+	flagPolicy  = flag.String("load.policy", "", "policy file of the agent, absolute; empty: the built-in policy")
+)
+
+// patience is for what must happen; it is never waited out.
+const patience = 5 * time.Minute
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	code := m.Run()
+	if binary, err := build(); *flagSize != "" && err == nil {
+		_ = os.RemoveAll(filepath.Dir(binary)) // a temporary directory; the run is over
+	}
+	os.Exit(code)
+}
+
+// size of the run.
+type size struct {
+	rounds                 int
+	latencies              int // requests a round
+	operations             int // a round
+	storm                  int // requests a round, of 100 keys
+	followed               []int
+	fair                   int // clusters followed within a budget of fairRate
+	moved                  int // changes whose way to the event is timed
+	open, waiting, journal int
+	idle                   time.Duration
+}
+
+func sizeOf(t *testing.T) size {
+	switch *flagSize {
+	case "":
+		t.Skip("run it with make bench")
+	case "short":
+		return size{rounds: max(1, *flagRounds), latencies: 20, operations: 256, storm: 20_000, followed: []int{1, 20}, fair: 50, moved: 4,
+			open: 200, waiting: 200, journal: 2_000, idle: time.Second}
+	case "full":
+		rounds := *flagRounds
+		if rounds == 0 {
+			rounds = 5
+		}
+		return size{rounds: rounds, latencies: 200, operations: 3_000, storm: 200_000, followed: []int{1, 10, 100, 1000}, fair: 1000, moved: 30,
+			open: 10_000, waiting: 10_000, journal: 1_000_000, idle: 20 * time.Second}
+	}
+	t.Fatalf("-load.size %s: must be short or full", *flagSize)
+	return size{}
+}
+
+// table is what was measured.
+type table struct{ rows []row }
+
+// row is one figure over all rounds, ours beside its floor; without a floor it is
+// held against a limit, the same in every round.
+type row struct {
+	name, unit, aim string
+	ours, floor     []float64
+}
+
+func (t *table) add(name, unit, aim string, ours, floor float64) {
+	i := slices.IndexFunc(t.rows, func(r row) bool { return r.name == name })
+	if i < 0 {
+		i = len(t.rows)
+		t.rows = append(t.rows, row{name: name, unit: unit, aim: aim})
+	}
+	t.rows[i].ours = append(t.rows[i].ours, ours)
+	t.rows[i].floor = append(t.rows[i].floor, floor)
+}
+
+// String shows medians, and ratios as minimum, median, maximum of the rounds.
+func (t *table) String() string {
+	var b strings.Builder
+	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "what\tobwarden\tfloor\tratio min\tmedian\tmax\taim\t")
+	for _, r := range t.rows {
+		var ratios []float64
+		for i := range r.ours {
+			ratios = append(ratios, r.ours[i]/r.floor[i])
+		}
+		slices.Sort(ratios)
+		fmt.Fprintf(w, "%s\t%.4g %s\t%.4g\t%.2f\t%.2f\t%.2f\t%s\t\n", r.name, median(r.ours), r.unit, median(r.floor),
+			ratios[0], median(ratios), ratios[len(ratios)-1], r.aim)
+	}
+	_ = w.Flush() // into memory
+	return b.String()
+}
+
+// raw is the same for benchstat: one line a round.
+func (t *table) raw() string {
+	var b strings.Builder
+	for _, r := range t.rows {
+		name := strings.Map(func(c rune) rune {
+			if c == ' ' || c == ',' {
+				return '_'
+			}
+			return c
+		}, r.name)
+		unit := strings.ReplaceAll(r.unit, " ", "-")
+		for i := range r.ours {
+			fmt.Fprintf(&b, "Benchmark%s/obwarden 1 %g %s\nBenchmark%s/floor 1 %g %s\n", name, r.ours[i], unit, name, r.floor[i], unit)
+		}
+	}
+	return b.String()
+}
+
+func median(values []float64) float64 {
+	sorted := slices.Sorted(slices.Values(values))
+	return sorted[len(sorted)/2]
+}
+
+func quantile(values []time.Duration, q float64) float64 {
+	sorted := slices.Sorted(slices.Values(values))
+	return float64(sorted[min(int(q*float64(len(sorted))), len(sorted)-1)]) / float64(time.Millisecond)
+}
+
+// TestLoad measures one thing after the other: nothing else may run meanwhile.
+func TestLoad(t *testing.T) {
+	s := sizeOf(t)
+	all := &table{}
+	for _, m := range []struct {
+		name string
+		run  func(*testing.T, size, *table)
+	}{
+		{"latency", latency}, {"operations", operations}, {"storm", storm}, {"follow", follow}, {"fair", fair}, {"change", change},
+		{"idle", idle}, {"open", open}, {"journal", oldJournal}, {"binary", binarySize}, {"demo", demo},
+	} {
+		if *flagOnly != "" && !slices.Contains(strings.Split(*flagOnly, ","), m.name) {
+			continue
+		}
+		t.Run(m.name, func(t *testing.T) { m.run(t, s, all) })
+	}
+	t.Logf("\n%s", all)
+	if *flagDir == "" {
+		return
+	}
+	for file, content := range map[string]string{"bench.txt": all.raw(), "bench-table.txt": all.String()} {
+		if err := os.WriteFile(filepath.Join(*flagDir, file), []byte(content), 0o600); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// latency is from JetStream's acknowledgement of a request to the call's arrival, for
+// an agent that has nothing else to do. Agent and floor take turns.
+func latency(t *testing.T, s size, all *table) {
+	r := newRig(t)
+	r.learn()
+	arrived := make(chan time.Time, 1)
+	r.ocp.posted = func(int64, int64) { arrived <- time.Now() }
+	r.agent()
+	defer r.floorOneByOne(1, r.before[:1], nil)()
+	once := func(msg *nats.Msg, queue string) time.Duration {
+		if _, err := r.js.PublishMsg(t.Context(), msg); err != nil {
+			t.Fatal(err)
+		}
+		acknowledged := time.Now()
+		took := (<-arrived).Sub(acknowledged)
+		r.awaitEmpty(queue, 0)
+		return took
+	}
+	for range s.rounds {
+		var ours, floor []time.Duration
+		for range s.latencies {
+			ours = append(ours, once(r.request(), events.RequestStream))
+			floor = append(floor, once(r.floorRequest(), "FLOOR_IN"))
+		}
+		all.add("request to call, p50", "ms", "≤ 1.5", quantile(ours, 0.5), quantile(floor, 0.5))
+		all.add("request to call, p99", "ms", "≤ 3", quantile(ours, 0.99), quantile(floor, 0.99))
+	}
+}
+
+// operations is how many go through from request to end in a second, in 64 clusters.
+func operations(t *testing.T, s size, all *table) {
+	r := newRig(t)
+	r.learn()
+	rate := func(queue string, next func() *nats.Msg, start func() (stop func())) float64 {
+		var msgs []*nats.Msg
+		for range s.operations {
+			msgs = append(msgs, next())
+		}
+		r.publish(msgs)
+		stop := start()
+		began := time.Now()
+		r.awaitEmpty(queue, 0)
+		took := time.Since(began)
+		stop()
+		return float64(s.operations) / took.Seconds()
+	}
+	for round := range s.rounds {
+		posts := r.ocp.posts.Load()
+		ours := rate(events.RequestStream, r.request, func() func() {
+			before := r.lastEvent()
+			a := r.agent()
+			done := a.profile(fmt.Sprint("operations-", round))
+			r.awaitState(events.OperationStream, "a first event", func(s jetstream.StreamState) bool { return s.LastSeq > before })
+			return func() { done(); a.stop() }
+		})
+		if calls := r.ocp.posts.Load() - posts; calls != int64(s.operations) {
+			t.Errorf("%d calls for %d operations", calls, s.operations)
+		}
+		batches := rate("FLOOR_IN", r.floorRequest, r.floorBatches)
+		oneByOne := rate("FLOOR_IN", r.floorRequest, func() func() { return r.floorOneByOne(clusters, r.before, r.after) })
+		all.add("operations", "/s", "≥ 0.8", ours, batches)
+		all.add("operations beside one append at a time", "/s", "≥ 5", ours, oneByOne)
+	}
+}
+
+const stormKeys = 100
+
+// storm is the same hundred requests again and again: first as a queue that is there
+// when the agent starts, then as fast as NATS takes them while others come too.
+func storm(t *testing.T, s size, all *table) {
+	r := newRig(t)
+	r.learn()
+	for round := range min(s.rounds, 3) { // they are long
+		var ours, bare []*nats.Msg
+		for i := range s.storm {
+			msg := requestFor(fmt.Sprintf("storm-%d-%d", round, i%stormKeys), int64(1+i%stormKeys), int64(1+round))
+			ours = append(ours, msg)
+			bare = append(bare, &nats.Msg{Subject: "floor.in", Data: msg.Data})
+		}
+		posts, before := r.ocp.posts.Load(), r.lastEvent()
+		r.publish(ours)
+		a := r.agent()
+		done := a.profile(fmt.Sprint("storm-", round))
+		r.awaitState(events.OperationStream, "a first event", func(s jetstream.StreamState) bool { return s.LastSeq > before })
+		began := time.Now()
+		r.awaitEmpty(events.RequestStream, 0)
+		took := time.Since(began)
+		resident := a.residentMiB()
+		done()
+		if calls := r.ocp.posts.Load() - posts; calls != stormKeys {
+			t.Errorf("%d calls for %d keys", calls, stormKeys)
+		}
+
+		r.publish(bare)
+		beganBare := time.Now()
+		stop := r.consume(func(msg jetstream.Msg) { _ = msg.Ack() }, func() {}) // what is not acknowledged comes again
+		r.awaitEmpty("FLOOR_IN", 0)
+		tookBare := time.Since(beganBare)
+		stop()
+		all.add("storm, duplicates settled", "/s", "≥ 0.6", float64(s.storm)/took.Seconds(), float64(s.storm)/tookBare.Seconds())
+		all.add("storm, memory", "MiB", "≤ 1 of 150 MiB", resident, 150)
+
+		// Others come in the middle of it, of a cluster that no other request is about.
+		const cluster = 200
+		arrived := make(chan time.Time, len(ours))
+		r.ocp.posted = func(c, _ int64) {
+			if c == cluster {
+				arrived <- time.Now()
+			}
+		}
+		calls := r.othersInAStorm(ours, arrived, func(i int) *nats.Msg {
+			return requestFor(fmt.Sprintf("other-%d-%d", round, i), cluster, int64(1+i%servers))
+		})
+		r.awaitEmpty(events.RequestStream, 0)
+		r.ocp.posted = func(int64, int64) {}
+		a.stop()
+		stop = r.consume(func(msg jetstream.Msg) {
+			if string(msg.Data()) == "other" {
+				arrived <- time.Now()
+			}
+			_ = msg.Ack()
+		}, func() {})
+		deliveries := r.othersInAStorm(bare, arrived, func(int) *nats.Msg { return &nats.Msg{Subject: "floor.in", Data: []byte("other")} })
+		r.awaitEmpty("FLOOR_IN", 0)
+		stop()
+		all.add("storm, another request to its call", "ms", "≤ 1 of a second", calls, 1000)
+		all.add("the same beside its delivery to a bare loop", "ms", "", calls, deliveries)
+	}
+}
+
+// othersInAStorm is how long another message takes to arrive at worst while a storm
+// comes in as fast as NATS takes it, in milliseconds.
+func (r *rig) othersInAStorm(storm []*nats.Msg, arrived <-chan time.Time, other func(i int) *nats.Msg) float64 {
+	r.t.Helper()
+	var over atomic.Bool
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		r.publish(storm)
+		over.Store(true)
+	}()
+	var worst time.Duration
+	for i := 0; !over.Load(); i++ {
+		if _, err := r.js.PublishMsg(r.t.Context(), other(i)); err != nil {
+			r.t.Error(err)
+			break
+		}
+		acknowledged := time.Now()
+		worst = max(worst, (<-arrived).Sub(acknowledged))
+		time.Sleep(50 * time.Millisecond) // a rate, not a wait
+	}
+	<-ended
+	return float64(worst) / float64(time.Millisecond)
+}
+
+// follow counts OCP's requests a look at so many tasks of one cluster that do not move.
+func follow(t *testing.T, s size, all *table) {
+	for _, n := range s.followed {
+		r := newRig(t)
+		r.seed(seeds{open: n, clusters: 1})
+		const interval = 500 * time.Millisecond
+		r.agent("OBWARDEN_POLL_MIN="+interval.String(), "OBWARDEN_POLL_MAX="+interval.String())
+		r.awaitFollowed(n)
+		before := r.ocp.reads.Load()
+		time.Sleep(8 * interval)
+		all.add(fmt.Sprintf("requests a look at %d tasks", n), "", "independent of the number", float64(r.ocp.reads.Load()-before)/8, 1)
+	}
+}
+
+// awaitFollowed waits until the agent has looked at OCP so often after it took up
+// what was open.
+func (r *rig) awaitFollowed(n int) {
+	r.t.Helper()
+	began, last := time.Now(), int64(-1)
+	for reads := r.ocp.reads.Load(); reads == 0 || reads < int64(min(n, 10)) && reads != last; reads = r.ocp.reads.Load() {
+		if time.Since(began) > patience {
+			r.t.Fatal("OCP is not looked at")
+		}
+		last = reads
+		time.Sleep(time.Second)
+	}
+	time.Sleep(2 * time.Second) // the rest comes in
+}
+
+const fairRate = 100 // requests a second
+
+// fair follows a task in each of many clusters, within a budget that is too small to
+// look at each when it is due; then all move at once.
+func fair(t *testing.T, s size, all *table) {
+	r := newRig(t)
+	ids := r.seed(seeds{open: s.fair, clusters: s.fair})
+	told := r.told()
+	r.agent("OBWARDEN_POLL_MIN=500ms", "OBWARDEN_POLL_MAX=1s", fmt.Sprint("OBWARDEN_OCP_MAX_RPS=", fairRate))
+	r.awaitFollowed(s.fair)
+	period := time.Duration(float64(s.fair) / fairRate * float64(time.Second)) // for a look at each
+	time.Sleep(period)
+	r.ocp.seen()
+	before := r.ocp.reads.Load()
+	time.Sleep(2 * period)
+	reads, seen := r.ocp.reads.Load()-before, r.ocp.seen()
+	var counts []float64
+	total := 0.0
+	for cluster := range s.fair {
+		counts = append(counts, float64(seen[int64(cluster+1)]))
+		total += counts[cluster]
+	}
+	all.add(fmt.Sprintf("requests for %d clusters", s.fair), "/s", "≤ 1 of the budget", float64(reads)/(2*period).Seconds(), fairRate)
+	all.add("looks at the cluster seen least", "", "≥ 0.5 of the mean", slices.Min(counts), total/float64(s.fair))
+	all.add("looks at the cluster seen most", "", "≤ 2 of the mean", slices.Max(counts), total/float64(s.fair))
+
+	began := time.Now()
+	for _, id := range ids {
+		r.ocp.move(id)
+	}
+	for range ids {
+		<-told
+	}
+	all.add("all move at once, until the last is told", "s", "≤ 2 of what the budget takes", time.Since(began).Seconds(), period.Seconds())
+}
+
+// ended is the event that tells of the end of a subtask.
+type ended struct {
+	task int64
+	at   time.Time
+}
+
+func (r *rig) told() <-chan ended {
+	r.t.Helper()
+	told := make(chan ended, 10_000)
+	subscription, err := r.nc.Subscribe("ob.server.*.event.*.*.*.progress", func(msg *nats.Msg) {
+		at := time.Now()
+		e, err := events.DecodeEvent(msg.Subject, msg.Data)
+		if err == nil && len(e.Changes) == 1 && e.Changes[0].To == "SUCCESSFUL" { // that the next one runs is another event
+			told <- ended{e.Task.ID, at}
+		}
+	})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() { _ = subscription.Unsubscribe() }) // the connection is closed next
+	return told
+}
+
+// change is from a change in OCP to the event that tells of it.
+func change(t *testing.T, s size, all *table) {
+	r := newRig(t)
+	ids := r.seed(seeds{open: 100, clusters: 10})
+	const interval = time.Second
+	told := r.told()
+	r.agent("OBWARDEN_POLL_MIN="+interval.String(), "OBWARDEN_POLL_MAX="+interval.String())
+	r.awaitFollowed(100)
+	for range s.rounds {
+		var took []time.Duration
+		for i := range s.moved {
+			id := ids[(i*37)%len(ids)]
+			time.Sleep(time.Duration(rand.Int64N(int64(interval)))) // not in step with the looks
+			moved := time.Now()
+			r.ocp.move(id)
+			event := <-told
+			if event.task != id {
+				t.Fatalf("event of task %d, want %d", event.task, id)
+			}
+			took = append(took, event.at.Sub(moved))
+		}
+		limit := float64((interval + 50*time.Millisecond) / time.Millisecond)
+		all.add("change in OCP to event, p50", "ms", "≤ 1 of the interval + 50 ms", quantile(took, 0.5), limit)
+		all.add("change in OCP to event, worst", "ms", "≤ 1 of the interval + 50 ms", quantile(took, 1), limit)
+	}
+}
+
+// idle is the binary with its own NATS server and nothing to do.
+func idle(t *testing.T, s size, all *table) {
+	ocp := newOCP(t, servers)
+	for range s.rounds {
+		a := startAgent(t, map[string]string{"OBWARDEN_OCP_URL": ocp.URL, "OBWARDEN_DATA_DIR": t.TempDir(), "OBWARDEN_NATS_LISTEN": "127.0.0.1:0"})
+		all.add("start to ready", "ms", "≤ 1 of 150 ms", float64(a.readyIn)/float64(time.Millisecond), 150)
+		time.Sleep(min(s.idle, 3*time.Second)) // what the start left behind
+		all.add("processor, idle", "% of a core", "≤ 1 of 0.3 %", a.processor(s.idle), 0.3)
+		all.add("memory, idle", "MiB", "≤ 1 of 30 MiB", a.residentMiB(), 30)
+		a.stop()
+	}
+}
+
+// processor is the share of a core in use over a time, in percent.
+func (p *agentProcess) processor(over time.Duration) float64 {
+	p.t.Helper()
+	before, began := p.processorSeconds(), time.Now()
+	time.Sleep(over)
+	return 100 * (p.processorSeconds() - before) / time.Since(began).Seconds()
+}
+
+// open is the binary with its own NATS server and many operations in hand: those that
+// are followed alone first, then with as many that wait.
+func open(t *testing.T, s size, all *table) {
+	ocp := newOCP(t, 200)
+	start := func(n seeds) *agentProcess {
+		dir := t.TempDir()
+		seedDir(t, ocp, dir, n)
+		return startAgent(t, map[string]string{"OBWARDEN_OCP_URL": ocp.URL, "OBWARDEN_DATA_DIR": dir, "OBWARDEN_NATS_LISTEN": "127.0.0.1:0"})
+	}
+	a := start(seeds{open: s.open / 10, clusters: max(1, s.open/100)})
+	a.awaitInFlight(s.open / 10)
+	time.Sleep(s.idle)
+	all.add(fmt.Sprintf("processor, %d followed tasks", s.open/10), "% of a core", "≤ 1 of 5 %", a.processor(s.idle), 5)
+	a.stop()
+
+	a = start(seeds{open: s.open, waiting: s.waiting, clusters: max(1, s.open/100)})
+	a.awaitInFlight(s.open + s.waiting)
+	time.Sleep(min(s.idle, 10*time.Second))
+	all.add(fmt.Sprintf("memory, %d open and %d waiting", s.open, s.waiting), "MiB", "≤ 1 of 150 MiB", a.residentMiB(), 150)
+	all.add(fmt.Sprintf("processor, %d open and %d waiting", s.open, s.waiting), "% of a core", "", a.processor(s.idle), 100)
+	for range 20 {
+		took, _ := a.scrape()
+		all.add("scrape, with these", "ms", "≤ 1 of 5 ms", float64(took)/float64(time.Millisecond), 5)
+	}
+	a.profile("open")()
+	a.stop()
+}
+
+// awaitInFlight waits until the agent holds so many operations.
+func (p *agentProcess) awaitInFlight(n int) {
+	p.t.Helper()
+	began := time.Now()
+	for {
+		_, values := p.scrape()
+		total := 0.0
+		for name, value := range values {
+			if strings.HasPrefix(name, "obwarden_operations_in_flight") {
+				total += value
+			}
+		}
+		if total >= float64(n) {
+			return
+		}
+		if time.Since(began) > patience {
+			p.t.Fatalf("%g of %d operations in hand\n%s", total, n, p.tail())
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+// oldJournal is a start with a long history and much that is open.
+func oldJournal(t *testing.T, s size, all *table) {
+	ocp := newOCP(t, 200)
+	dir := t.TempDir()
+	seedDir(t, ocp, dir, seeds{ended: s.journal, open: s.open, clusters: max(1, s.open/100)})
+	for range s.rounds {
+		a := startAgent(t, map[string]string{"OBWARDEN_OCP_URL": ocp.URL, "OBWARDEN_DATA_DIR": dir, "OBWARDEN_NATS_LISTEN": "127.0.0.1:0"})
+		all.add(fmt.Sprintf("start to ready, %d events and %d open", s.journal, s.open), "ms", "≤ 1 of 5 s", float64(a.readyIn)/float64(time.Millisecond), 5000)
+		a.awaitInFlight(s.open)
+		all.add("memory, with these", "MiB", "", a.residentMiB(), 150)
+		a.profile("journal")()
+		a.stop()
+	}
+}
+
+func binarySize(t *testing.T, _ size, all *table) {
+	info, err := os.Stat(program(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	all.add("binary, stripped", "MiB", "≤ 1 of 30 MiB", float64(info.Size())/(1<<20), 30)
+}
+
+// demo is from go run to the first event on the screen, all compiled before.
+func demo(t *testing.T, s size, all *table) {
+	for range s.rounds {
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		cmd := exec.CommandContext(ctx, "go", "run", "../../cmd/obwarden", "demo", "--exit", "--speed", "1000")
+		seen := make(chan time.Time, 1)
+		cmd.Stdout = firstWrite{with: "accepted", seen: seen}
+		began := time.Now()
+		err := cmd.Run()
+		cancel()
+		if err != nil {
+			t.Fatal(err)
+		}
+		all.add("demo to its first event", "s", "≤ 1 of 10 s", (<-seen).Sub(began).Seconds(), 10)
+	}
+}
+
+// firstWrite tells when something is first written.
+type firstWrite struct {
+	with string
+	seen chan<- time.Time
+}
+
+func (w firstWrite) Write(p []byte) (int, error) {
+	if strings.Contains(string(p), w.with) {
+		select {
+		case w.seen <- time.Now():
+		default:
+		}
+	}
+	return len(p), nil
+}

@@ -1,0 +1,209 @@
+package agent
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"reflect"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"obwarden/agent/ocp"
+	"obwarden/agent/ocp/ocpsim"
+	"obwarden/events"
+)
+
+// counted is a simulated OCP of so many clusters that counts the looks at tasks.
+type counted struct {
+	*rig
+	lists, fulls atomic.Int64
+}
+
+func newCounted(t *testing.T, clusters int, faults ...string) *counted {
+	t.Helper()
+	topology, err := ocpsim.Grid(clusters, 3, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := ocpsim.Config{Clusters: topology, Speed: testSpeed, Users: ocpsim.DefaultUsers("admin", "secret")}
+	for _, text := range faults {
+		f, err := ocpsim.ParseFault(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		config.Faults = append(config.Faults, f)
+	}
+	sim, err := ocpsim.New(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &counted{rig: newRigOn(t, sim, config.Users[0])}
+	c.timeout, c.machine.Settle = 5*time.Second, 10*time.Second // a slow machine is not what is tested
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch path, listed := strings.CutPrefix(r.URL.Path, "/api/v2/tasks/instances"); {
+		case listed && path == "" && r.URL.Query().Get("clusterId") == "":
+			c.lists.Add(1)
+		case listed && path != "":
+			c.fulls.Add(1)
+		}
+		sim.Handler().ServeHTTP(w, r)
+	}))
+	t.Cleanup(func() { sim.Close(); server.Close() })
+	c.url = server.URL
+	return c
+}
+
+// stopEach asks for a stop in every cluster, of its first server.
+func (c *counted) stopEach(clusters int) {
+	for i := range clusters {
+		c.stop(fmt.Sprint("k", i), int64(1+i), int64(1+3*i))
+	}
+}
+
+// awaitCount waits until as many lists or full looks were made.
+func awaitCount(t *testing.T, n *atomic.Int64, want int64) {
+	t.Helper()
+	deadline := time.Now().Add(testPatience)
+	for n.Load() < want {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d looks, want %d", n.Load(), want)
+		}
+		time.Sleep(time.Millisecond) // OCP tells nobody
+	}
+}
+
+func TestWhileNothingMovesOneListServesAllTasks(t *testing.T) {
+	t.Parallel()
+	const clusters = 12
+	c := newCounted(t, clusters, "*:hang_subtask,subtask=Stop server")
+	c.machine.PollMin, c.machine.PollMax = 50*time.Millisecond, 50*time.Millisecond
+	c.agent()
+	c.stopEach(clusters)
+	for i := range clusters {
+		c.awaitToken(fmt.Sprint("k", i), events.Running)
+	}
+	// They come to the subtask that hangs; from then on nothing moves.
+	for i := range clusters {
+		id := events.OperationID(fmt.Sprint("k", i))
+		c.await("the subtask that hangs", func(e events.Event) bool {
+			return e.OperationID == id && len(e.Changes) > 0 && e.Changes[0].Name == "Stop server" && e.Changes[0].To == ocp.StatusRunning
+		})
+	}
+	awaitCount(t, &c.lists, c.lists.Load()+2) // every look that was due when it moved is over
+	fulls, lists := c.fulls.Load(), c.lists.Load()
+	awaitCount(t, &c.lists, lists+10)
+	if more := c.fulls.Load() - fulls; more > 0 {
+		t.Errorf("%d looks at single tasks while %d lists showed that none of %d had moved", more, c.lists.Load()-lists, clusters)
+	}
+}
+
+func TestTasksFoundByListsEndLikeOthers(t *testing.T) {
+	t.Parallel()
+	const clusters = 8
+	for _, faults := range [][]string{
+		{},
+		{"tasks_list:status,status=403"},         // this user sees no list
+		{"tasks_list:status,status=502,count=5"}, // OCP is in trouble for a while
+		{"tasks_list:truncate,probability=0.5"},  // now and then
+		{"server_stop:fail_subtask,subtask=Stop server"}, // each fails
+	} {
+		t.Run(strings.Join(faults, " "), func(t *testing.T) {
+			t.Parallel()
+			c := newCounted(t, clusters, faults...)
+			c.agent()
+			c.stopEach(clusters)
+			want := events.Succeeded
+			if len(faults) > 0 && strings.Contains(faults[0], "fail_subtask") {
+				want = events.Failed
+			}
+			for i := range clusters {
+				op := c.awaitEnd(fmt.Sprint("k", i), want)
+				for _, s := range op.Task.Subtasks {
+					if s.Status == ocp.StatusSuccessful && s.Timing != events.TimingOCP {
+						t.Errorf("subtask %s timed by %s", s.Name, s.Timing)
+					}
+				}
+			}
+			c.wantPosts(clusters)
+		})
+	}
+}
+
+func TestAnEntryIsAsKnownOnlyWhereNothingCanHaveHappened(t *testing.T) {
+	t.Parallel()
+	known := &events.Task{ID: 7, Status: "RUNNING", Operation: "EXECUTE", Subtasks: []events.Subtask{
+		{ID: 1, Status: "SUCCESSFUL", Operation: "EXECUTE"}, {ID: 2, Status: "RUNNING", Operation: "EXECUTE"}}}
+	entry := func(change func(*ocp.Task)) ocp.Task {
+		task := ocp.Task{ID: 7, Status: "RUNNING", Subtasks: []ocp.Subtask{
+			{ID: 2, Status: "RUNNING", Operation: "EXECUTE"}, {ID: 1, Status: "SUCCESSFUL", Operation: "EXECUTE"}}}
+		change(&task)
+		return task
+	}
+	for name, tt := range map[string]struct {
+		change func(*ocp.Task)
+		want   bool
+	}{
+		"the same, in another order":    {func(*ocp.Task) {}, true},
+		"without operations":            {func(t *ocp.Task) { t.Subtasks[0].Operation, t.Subtasks[1].Operation = "", "" }, true},
+		"not in the list":               {func(t *ocp.Task) { *t = ocp.Task{} }, false},
+		"another status":                {func(t *ocp.Task) { t.Status = "FAILED" }, false},
+		"rolled back":                   {func(t *ocp.Task) { t.Operation = "ROLLBACK" }, false},
+		"a subtask moved":               {func(t *ocp.Task) { t.Subtasks[0].Status = "SUCCESSFUL" }, false},
+		"a subtask does something else": {func(t *ocp.Task) { t.Subtasks[0].Operation = "RETRY" }, false},
+		"a subtask more":                {func(t *ocp.Task) { t.Subtasks = append(t.Subtasks, ocp.Subtask{ID: 3, Status: "PENDING"}) }, false},
+		"a subtask less":                {func(t *ocp.Task) { t.Subtasks = t.Subtasks[:1] }, false},
+		"a subtask in place of another": {func(t *ocp.Task) { t.Subtasks[0].ID = 3 }, false},
+		"without subtasks":              {func(t *ocp.Task) { t.Subtasks = nil }, false},
+	} {
+		if got := asKnown(known, listedOf(entry(tt.change))); got != tt.want {
+			t.Errorf("%s: as known is %v", name, got)
+		}
+	}
+	// It may have failed again since: how often it ran is not in a list.
+	known.Subtasks[1].Status = "FAILED"
+	if asKnown(known, listedOf(entry(func(t *ocp.Task) { t.Subtasks[0].Status = "FAILED" }))) {
+		t.Error("a failed subtask counts as unmoved")
+	}
+}
+
+func TestLooksAreDueTogetherAndNotLate(t *testing.T) {
+	t.Parallel()
+	random := rand.New(rand.NewPCG(1, 1))
+	for range 10_000 {
+		pollMin := time.Duration(1+random.IntN(10_000)) * time.Millisecond
+		l := newLooks(nil, pollMin)
+		now := time.Unix(1_800_000_000, random.Int64N(1e9))
+		wait := time.Duration(random.Int64N(int64(20 * pollMin)))
+		due := l.due(now.Add(wait), now)
+		if due.After(now.Add(wait)) || wait >= pollMin && !due.After(now) {
+			t.Fatalf("spacing %s, from %s on: due %s later", wait, now, due.Sub(now))
+		}
+		// Once in step with the others it stays so, with half of the spacing at least.
+		if again := l.due(due.Add(wait), due).Sub(due); wait >= pollMin && (again < wait/2 || again%pollMin != 0) {
+			t.Fatalf("least spacing %s, spacing %s: the look after it is due %s later", pollMin, wait, again)
+		}
+	}
+}
+
+func TestAnUnmovedTaskIsLikeTheSameTaskInFull(t *testing.T) {
+	t.Parallel()
+	began := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	m := Machine{Agent: "a", StallAfter: 10 * time.Minute, PollMin: time.Second, PollMax: 15 * time.Second, Refresh: time.Hour}
+	task := ocp.Task{ID: 7, Name: "Stop OB server", Status: ocp.StatusRunning, Operation: ocp.OperationExecute, StartedAt: began, Subtasks: []ocp.Subtask{
+		{ID: 1, Name: "Prepare", Status: ocp.StatusSuccessful, Runs: 1, StartedAt: began, FinishedAt: began},
+		{ID: 2, Name: "Stop", Status: ocp.StatusRunning, Upstreams: []int64{1}, Runs: 1, StartedAt: began},
+	}}
+	op := events.Operation{N: 3, Steps: 3, State: events.Running, Kind: events.Stop, RequestedAt: began, UpdatedAt: began}
+	merged := mergeTask(nil, task, began)
+	op.Task = &merged
+	for _, after := range []time.Duration{time.Second, time.Minute, 10 * time.Minute, 2 * time.Hour} {
+		full := m.Step(op, Looked{Task: task}, began.Add(after))
+		unmoved := m.Step(op, Looked{Unmoved: true}, began.Add(after))
+		if !reflect.DeepEqual(full, unmoved) {
+			t.Errorf("after %s:\nunmoved %+v\nfull    %+v", after, unmoved, full)
+		}
+	}
+}
