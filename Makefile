@@ -82,7 +82,8 @@ bench: ## benchmarks, BENCHTIME each, then SIZE load (full or short); table and 
 
 .PHONY: soak
 soak: ## operations against an OCP with faults for SOAK_TIME: memory and goroutines must stay as they are
-	@go test ./agent/bench -run Soak -soak.time $(SOAK_TIME) -timeout 24h -v
+	@mkdir -p dist
+	@go test ./agent/bench -run Soak -soak.time $(SOAK_TIME) -load.profile '$(PROFILE)' -load.dir $(abspath dist) -timeout 24h -v
 
 .PHONY: chaos
 chaos: ## three agents, NATS and OCP under faults for CHAOS_TIME, with CHAOS_OPS operations

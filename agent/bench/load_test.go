@@ -535,6 +535,9 @@ func binarySize(t *testing.T, _ size, all *table) {
 
 // demo is from go run to the first event on the screen, all compiled before.
 func demo(t *testing.T, s size, all *table) {
+	if out, err := exec.Command("go", "run", "../../cmd/obwarden", "version").CombinedOutput(); err != nil { // compiles
+		t.Fatalf("%v: %s", err, out)
+	}
 	for range s.rounds {
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		cmd := exec.CommandContext(ctx, "go", "run", "../../cmd/obwarden", "demo", "--exit", "--speed", "1000")

@@ -84,6 +84,7 @@ func TestSoak(t *testing.T) {
 	}
 	close(stop)
 	sampling.Wait()
+	a.profile("soak")()
 	_, values := a.scrape()
 	ended := map[string]float64{}
 	total := 0.0
