@@ -408,3 +408,23 @@ func TestANewerRequestSupersedesOneThatWaits(t *testing.T) {
 	r.awaitEnd("newer", events.Succeeded)
 	r.wantPosts(2)
 }
+
+// A failed task keeps its server busy while OCP shows the server in between, and those
+// that wait are told what to do about it; when that is over they go on.
+func TestAFailedTaskThatLeftItsServerHalfwayIsNamedToWhoWaits(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, ocpsim.Config{})
+	r.fault("server_stop:fail_subtask,subtask=Stop observer process,server=2")
+	r.agent()
+	r.stop("k", 1, 2)
+	failed := r.awaitEnd("k", events.Failed)
+	r.stop("other", 1, 1)
+	op := r.awaitReason("other", guard.CodeClusterBusy)
+	if want := fmt.Sprintf("task %d", failed.Task.ID); !strings.Contains(op.Reason.Message, want) || !strings.Contains(op.Reason.Message, "retry") {
+		t.Errorf("%q does not say that %s has failed and what to do", op.Reason.Message, want)
+	}
+	r.sim.ClearFaults()
+	r.order(events.Retry, "k", 2)
+	r.awaitEnd("other", events.Succeeded)
+	r.wantTasks(2)
+}

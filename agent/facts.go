@@ -18,6 +18,11 @@ const (
 	factsFresh = time.Second
 	// factsOld is how old facts may be that an operation only waits by.
 	factsOld = time.Minute
+	// failedWithin is how far back failed tasks are looked for.
+	failedWithin = 7 * 24 * time.Hour
+	// inFullAtMost is how many tasks are asked for one by one where the list does not
+	// say what they are about.
+	inFullAtMost = 4
 	// namesFresh is how long names of clusters are believed: they hardly ever change.
 	namesFresh = time.Minute
 )
@@ -56,7 +61,7 @@ func (f *facts) of(ctx context.Context, cluster int64, generation uint64, fresh 
 
 // read asks OCP for the topology and for what runs there, at the same time.
 func (f *facts) read(ctx context.Context, cluster int64, generation uint64) (guard.Facts, error) {
-	read := guard.Facts{ClusterID: cluster, Generation: generation, ReadAt: time.Now()}
+	read, parent := guard.Facts{ClusterID: cluster, Generation: generation, ReadAt: time.Now()}, ctx
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() (err error) {
 		read.Zones, err = f.ocp.Zones(ctx, cluster)
@@ -72,10 +77,48 @@ func (f *facts) read(ctx context.Context, cluster int64, generation uint64) (gua
 		if ocp.ClassOf(err) == ocp.Refused { // a user without TASK_VIEWER
 			read.Tasks, read.TasksHidden, err = nil, true, nil
 		}
+		if err == nil {
+			read.Tasks, err = f.inFull(ctx, read.Tasks)
+		}
 		return err
 	})
-	err := group.Wait()
-	return read, err
+	if err := group.Wait(); err != nil {
+		return read, err
+	}
+	if len(read.Tasks) == 0 && !read.TasksHidden && guard.InBetween(read.Zones) {
+		return read, f.readFailed(parent, &read)
+	}
+	return read, nil
+}
+
+// readFailed adds the tasks that failed lately: one of them may have left the cluster
+// in between, and whoever waits for it must be told.
+func (f *facts) readFailed(ctx context.Context, read *guard.Facts) (err error) {
+	since := read.ReadAt.Add(f.ocp.ClockOffset() - failedWithin)
+	failed, err := f.ocp.Tasks(ctx, ocp.TaskQuery{ClusterID: read.ClusterID, Status: []string{ocp.StatusFailed}, Since: since})
+	if err != nil {
+		return err
+	}
+	read.Tasks, err = f.inFull(ctx, failed[:min(len(failed), inFullAtMost)])
+	return err
+}
+
+// inFull replaces those of the first tasks that do not say what they are about: not
+// every list of OCP's does.
+func (f *facts) inFull(ctx context.Context, tasks []ocp.Task) ([]ocp.Task, error) {
+	for i, t := range tasks[:min(len(tasks), inFullAtMost)] {
+		if len(t.ServerIDs) > 0 || t.ZoneName != "" || t.HostID != 0 {
+			continue
+		}
+		full, err := f.ocp.Task(ctx, t.ID)
+		switch {
+		case err == nil:
+			tasks[i] = full
+		case ocp.ClassOf(err) != ocp.Refused: // gone meanwhile, or not for this user
+			return nil, err
+		}
+	}
+	return tasks, nil
 }
 
 // name is a cluster's name in OCP; empty where OCP knows no such cluster.

@@ -246,6 +246,13 @@ func (v *view) hidden() string {
 	return ""
 }
 
+// InBetween reports whether a zone or server is on its way from one status to another.
+func InBetween(zones []ocp.Zone) bool {
+	return slices.ContainsFunc(zones, func(z ocp.Zone) bool {
+		return moving(z.Status) || slices.ContainsFunc(z.Servers, func(s ocp.Server) bool { return moving(s.Status) })
+	})
+}
+
 func (v *view) maxConcurrent() int { return max(1, v.limits.MaxConcurrent) }
 
 func slotIsFree(v *view) Decision {
