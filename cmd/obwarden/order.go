@@ -15,13 +15,24 @@ import (
 const lookAgain = 50 * time.Millisecond
 
 func newCancel(a app) *cobra.Command {
-	v := &verb{app: a, order: events.Order{Verb: events.Cancel}}
-	cmd := v.command("Take back an operation that has not been submitted to OCP", `  obwarden cancel disk-4711 --reason "wrong server"`)
+	return newVerb(a, events.Cancel, (*verb).cancel, "Take back an operation that has not been submitted to OCP",
+		`  obwarden cancel disk-4711 --reason "wrong server"`)
+}
+
+func newApprove(a app) *cobra.Command {
+	return newVerb(a, events.Approve, (*verb).approve, "Approve an operation that waits for a person's word",
+		`  obwarden approve disk-4711 --reason "seen, go on"`)
+}
+
+// newVerb is the command of an order that an agent carries out at once, or refuses.
+func newVerb(a app, order events.Verb, carryOut func(*verb, context.Context, *client, *ui) error, short, example string) *cobra.Command {
+	v := &verb{app: a, order: events.Order{Verb: order}}
+	cmd := v.command(short, example)
 	timeout := cmd.Flags().Duration("timeout", time.Minute, "give up waiting for an agent after so long; the order stays in the stream")
 	v.run = func(ctx context.Context, c *client, out *ui) error {
 		ctx, cancel := context.WithTimeoutCause(ctx, *timeout, gaveUp{after: *timeout})
 		defer cancel()
-		return v.cancel(ctx, c, out)
+		return carryOut(v, ctx, c, out)
 	}
 	return cmd
 }
@@ -38,18 +49,6 @@ func newRetry(a app) *cobra.Command {
 			defer cancel()
 		}
 		return v.retry(ctx, c, out, *wait)
-	}
-	return cmd
-}
-
-func newApprove(a app) *cobra.Command {
-	v := &verb{app: a, order: events.Order{Verb: events.Approve}}
-	cmd := v.command("Approve an operation that waits for a person's word", `  obwarden approve disk-4711 --reason "seen, go on"`)
-	timeout := cmd.Flags().Duration("timeout", time.Minute, "give up waiting for an agent after so long; the order stays in the stream")
-	v.run = func(ctx context.Context, c *client, out *ui) error {
-		ctx, cancel := context.WithTimeoutCause(ctx, *timeout, gaveUp{after: *timeout})
-		defer cancel()
-		return v.approve(ctx, c, out)
 	}
 	return cmd
 }
