@@ -401,7 +401,7 @@ func (a *Agent) work(ctx context.Context, h *held) {
 	for {
 		a.mu.Lock()
 		var inbox []delivery
-		if h.do != Submit && ctx.Err() == nil { // nothing comes between the intent and the call
+		if h.do != Submit && h.do != RetryTask && ctx.Err() == nil { // nothing comes between the intent and the call
 			inbox, h.inbox = h.inbox, nil
 		}
 		again := h.hurried || h.news != a.news.Load() // decided on what others, or people, have changed since
@@ -545,16 +545,19 @@ func (a *Agent) act(ctx context.Context, h *held) error {
 			return ctx.Err()
 		}
 		return a.step(ctx, h, in)
-	case RetryTask:
+	case Readmit:
 		if h.entry.Operation.State != events.Running {
 			return a.step(ctx, h, Resumed{})
 		}
-		h.do = Look // whatever goes wrong from here on, OCP is not asked again
-		again, err := a.retryTask(ctx, h)
+		h.do = Look // should the decision fail for now
+		decided, err := a.decide(ctx, h, true)
 		if err != nil {
 			return err
 		}
-		return a.step(ctx, h, again)
+		return a.step(ctx, h, decided)
+	case RetryTask:
+		h.do = Look // whatever goes wrong from here on, OCP is not asked again
+		return a.step(ctx, h, Again{Err: a.retryTask(ctx, h)})
 	case Finish:
 		return a.finish(ctx, h)
 	}

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"time"
@@ -21,6 +22,12 @@ const (
 	sweepHead = 4
 )
 
+// What stands in the place of the guard's rules where it cannot be asked.
+const (
+	ruleTopology = "topology"
+	ruleRecord   = "record"
+)
+
 // Fail is no word of the guard but what comes of facts that OCP refuses to show.
 const Fail guard.Verdict = "fail"
 
@@ -31,17 +38,24 @@ func (a *Agent) decide(ctx context.Context, h *held, retry bool) (Decided, error
 	h.news = a.news.Load()
 	q := guard.Question{Policy: a.policy.Load(), Operation: op, Retry: retry, Now: time.Now()}
 	decided, err := a.decideInSilence(ctx, &q)
-	if err != nil {
+	switch {
+	case errors.Is(err, errRecord):
+		decided = withoutRecord(op, err, q.Now)
+	case err != nil:
 		return Decided{}, err
 	}
-	decided.Policy = q.Policy.Hash
+	decided.Policy, decided.Retry = q.Policy.Hash, retry
 	decided.Offset = a.OCP.ClockOffset()
 	record := a.slots.record(op.ClusterID)
 	decided.Holds = record.Holds(op.OperationID, op.Steps)
 	if wait := q.Limits().MaxWait; wait > 0 {
 		decided.GiveUp = op.RequestedAt.Add(wait)
 	}
-	if op.Request.DryRun {
+	switch {
+	case !op.Request.DryRun:
+	case decided.Rule == ruleTopology || decided.Rule == ruleRecord: // the guard was not asked
+		decided.Findings = []events.Finding{{Rule: decided.Rule, Verdict: string(decided.Verdict), Code: decided.Reason.Code, Message: decided.Reason.Message}}
+	default:
 		decided.Findings = guard.Explain(&q)
 	}
 	code := decided.Reason.Code
@@ -149,7 +163,7 @@ func (a *Agent) settle(ctx context.Context, q *guard.Question, fresh bool) (guar
 // apply writes into the record what follows from a decision, and says whether anything does.
 func apply(record *guard.Record, q *guard.Question, d guard.Decision) bool {
 	op := q.Operation
-	ticket := guard.Ticket{OperationID: op.OperationID, ServerID: op.ServerID, Sequence: op.RequestSequence}
+	ticket := guard.Ticket{OperationID: op.OperationID, Kind: op.Kind, ServerID: op.ServerID, Sequence: op.RequestSequence}
 	if d.Verdict == guard.Allow {
 		server, _ := guard.FindServer(q.Facts.Zones, op.ServerID)
 		record.Prune(q.Now, q.Policy.Longest())
@@ -174,14 +188,14 @@ func withoutTopology(op events.Operation, err error, now time.Time) Decided {
 	notFound := e != nil && e.Status == http.StatusNotFound
 	switch {
 	case ocp.ClassOf(err) == ocp.Refused && notFound && fromOCP:
-		return Decided{Decision: guard.Decision{Verdict: guard.Reject, Reason: events.Reason{
+		return Decided{Decision: guard.Decision{Verdict: guard.Reject, Rule: ruleTopology, Reason: events.Reason{
 			Code: guard.CodeNotFound, Message: fmt.Sprintf("OCP knows no cluster %d: %v", op.ClusterID, err)}}}
-	case ocp.ClassOf(err) == ocp.Refused && !notFound:
+	case e != nil && (e.Status == http.StatusUnauthorized || e.Status == http.StatusForbidden):
 		failure := describe(CodeOCPRefused, err)
 		failure.Message = fmt.Sprintf("OCP does not show cluster %d to this user, nothing was sent: %v", op.ClusterID, err)
 		return Decided{Decision: guard.Decision{Verdict: Fail}, Error: &failure}
 	}
-	return Decided{Decision: guard.Decision{Verdict: guard.Wait, Reason: events.Reason{
+	return Decided{Decision: guard.Decision{Verdict: guard.Wait, Rule: ruleTopology, Reason: events.Reason{
 		Code: guard.CodeStaleTopology, Message: fmt.Sprintf("cluster %d cannot be looked at: %v", op.ClusterID, err),
 		Until: now.Add(jitter(retryAfter)).UTC(),
 	}}}
@@ -199,6 +213,15 @@ func (a *Agent) keepSlot(ctx context.Context, op events.Operation) error {
 			OperationID: op.OperationID, Kind: op.Kind, ServerID: op.ServerID, Since: op.SubmittedAt, Steps: op.Steps - 1,
 		})
 	})
+}
+
+// withoutRecord is the word where it is not known what others do in the cluster.
+func withoutRecord(op events.Operation, err error, now time.Time) Decided {
+	return Decided{Decision: guard.Decision{Verdict: guard.Wait, Rule: ruleRecord, Reason: events.Reason{
+		Code: CodeRecordUnreadable, Message: fmt.Sprintf("nothing is done in cluster %d: %v; see `nats kv get %s %d`, and delete it only while nothing runs there",
+			op.ClusterID, err, events.ClusterBucket, op.ClusterID),
+		Until: now.Add(jitter(retryAfter)).UTC(),
+	}}}
 }
 
 // giveBack takes out of the cluster's record what an operation holds that has

@@ -428,3 +428,53 @@ func TestAFailedTaskThatLeftItsServerHalfwayIsNamedToWhoWaits(t *testing.T) {
 	r.awaitEnd("other", events.Succeeded)
 	r.wantTasks(2)
 }
+
+// Where nobody can tell what others do in a cluster nothing is done there, and whoever
+// waits is told so, and expires on time.
+func TestADamagedRecordHoldsItsClusterBackAndSaysSo(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, ocpsim.Config{})
+	r.setUpBuckets()
+	bucket, err := r.js.KeyValue(t.Context(), events.ClusterBucket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := bucket.Put(t.Context(), clusterKey(1), []byte("garbage")); err != nil {
+		t.Fatal(err)
+	}
+	r.agent()
+	r.publish("ob.server.stop.request", `{"idempotency_key":"dry","cluster_id":1,"server_id":2,"dry_run":true}`)
+	if op := r.awaitEnd("dry", events.Succeeded); len(op.Decision) != 1 || op.Decision[0].Code != CodeRecordUnreadable {
+		t.Errorf("a dry run: got %+v, want %s", op.Decision, CodeRecordUnreadable)
+	}
+	r.publish("ob.server.stop.request", fmt.Sprintf(`{"idempotency_key":"short","cluster_id":1,"server_id":2,"expires_at":%q}`,
+		time.Now().Add(300*time.Millisecond).Format(time.RFC3339Nano)))
+	r.stop("k", 1, 2)
+	if op := r.awaitReason("k", CodeRecordUnreadable); !strings.Contains(op.Reason.Message, "nats kv get OB_CLUSTERS 1") {
+		t.Errorf("%q does not say where to look", op.Reason.Message)
+	}
+	r.awaitEnd("short", events.Expired)
+	r.wantPosts(0)
+	if err := bucket.Purge(t.Context(), clusterKey(1)); err != nil {
+		t.Fatal(err)
+	}
+	r.awaitEnd("k", events.Succeeded)
+}
+
+// Who came first goes first, also where it waits for another zone to become quiet.
+func TestAStreamOfRequestsForOneZoneDoesNotStarveAnother(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, ocpsim.Config{Speed: 30})
+	r.policy = laxPolicy()
+	r.policy.Limits.MaxConcurrent, r.policy.Limits.OneZoneAtATime = 3, true
+	r.agent()
+	r.operate(events.Restart, "first", 1, 1)
+	r.awaitToken("first", events.Running)
+	r.operate(events.Restart, "elsewhere", 1, 3)
+	r.awaitReason("elsewhere", guard.CodeOtherZoneActive)
+	r.operate(events.Restart, "later", 1, 2) // of the zone that is in use
+	later := r.awaitEnd("later", events.Succeeded)
+	if elsewhere := r.awaitEnd("elsewhere", events.Succeeded); !elsewhere.SubmittedAt.Before(later.SubmittedAt) {
+		t.Errorf("submitted at %s, after the later one at %s", elsewhere.SubmittedAt, later.SubmittedAt)
+	}
+}

@@ -177,5 +177,8 @@ func (s *shared[T]) get(ctx context.Context, good func(value T, age time.Duratio
 		return none, ctx.Err()
 	}
 	s.value, s.err = value, err
+	if ocp.ClassOf(err) == ocp.NotSent { // OCP was not asked: as soon as it may be, it is
+		s.began = time.Time{}
+	}
 	return value, err
 }

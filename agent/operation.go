@@ -15,35 +15,38 @@ import (
 // Codes of reasons and errors, a part of the public interface. The guard's own
 // stand in guard.go.
 const (
-	CodeInvalidRequest = "INVALID_REQUEST"        // cannot be decoded or breaks a limit
-	CodeKeyReused      = "IDEMPOTENCY_KEY_REUSED" // same key, other content
-	CodeExpired        = "EXPIRED"                // not submitted by expires_at
-	CodeCancelled      = "CANCELLED"              // taken back by a person before it was submitted
-	CodeDryRun         = "DRY_RUN"                // decided and reported, nothing sent
-	CodeOCPUnreachable = "OCP_UNREACHABLE"        // OCP could not be called; waits
-	CodeOCPBudget      = "OCP_BUDGET"             // the request budget is used up; waits
-	CodeOCPRefused     = "OCP_REFUSED"            // a definite no of OCP
-	CodeUnanswered     = "OCP_UNANSWERED"         // every call went unanswered, none arrived
-	CodeSubtaskFailed  = "SUBTASK_FAILED"         // OCP's task failed
-	CodeRolledBack     = "ROLLED_BACK"            // OCP's task was undone
-	CodeTaskCancelled  = "TASK_CANCELLED"         // OCP's task was cancelled there
-	CodeOutcomeUnknown = "OUTCOME_UNKNOWN"        // a person must look at OCP
-	CodeAlreadyDone    = "ALREADY_DONE"           // the server is in the wanted state, no task is to be seen
+	CodeInvalidRequest   = "INVALID_REQUEST"        // cannot be decoded or breaks a limit
+	CodeKeyReused        = "IDEMPOTENCY_KEY_REUSED" // same key, other content
+	CodeExpired          = "EXPIRED"                // not submitted by expires_at
+	CodeCancelled        = "CANCELLED"              // taken back by a person before it was submitted
+	CodeDryRun           = "DRY_RUN"                // decided and reported, nothing sent
+	CodeOCPUnreachable   = "OCP_UNREACHABLE"        // OCP could not be called; waits
+	CodeOCPBudget        = "OCP_BUDGET"             // the request budget is used up; waits
+	CodeRecordUnreadable = "RECORD_UNREADABLE"      // nobody knows what is under way in the cluster; waits
+	CodeOCPRefused       = "OCP_REFUSED"            // a definite no of OCP
+	CodeUnanswered       = "OCP_UNANSWERED"         // every call went unanswered, none arrived
+	CodeSubtaskFailed    = "SUBTASK_FAILED"         // OCP's task failed
+	CodeRolledBack       = "ROLLED_BACK"            // OCP's task was undone
+	CodeTaskCancelled    = "TASK_CANCELLED"         // OCP's task was cancelled there
+	CodeOutcomeUnknown   = "OUTCOME_UNKNOWN"        // a person must look at OCP
+	CodeAlreadyDone      = "ALREADY_DONE"           // the server is in the wanted state, no task is to be seen
 )
 
 // What the machine holds to. Durations that a person may want to change are
 // fields of Machine.
 const (
-	maxAttempts         = 5                // calls that may have arrived, before a person is asked
-	refusalsUntilFailed = 5                // looks in a row that OCP refuses before it is believed
-	maxEventsALook      = 32               // more changes than that in one look share one event
-	retryAfter          = 5 * time.Second  // until OCP is tried again after it did not answer
-	reconcileAfter      = time.Second      // until OCP is asked what became of an unanswered call
-	unsettledSettles    = 10               // settle times that a server may be in between with no task to be seen
-	maxWarnings         = 16               // kept in the document, the latest
-	maxApprovals        = 16               // kept in the document, the latest
-	waitingNews         = 10 * time.Second // between events that say no more than another place in the queue
-	logExcerptBytes     = 4 << 10          // of a failed subtask's log in the document
+	maxAttempts         = 5               // calls that may have arrived, before a person is asked
+	refusalsUntilFailed = 5               // looks in a row that OCP refuses before it is believed
+	maxEventsALook      = 32              // more changes than that in one look share one event
+	retryAfter          = 5 * time.Second // until OCP is tried again after it did not answer
+	reconcileAfter      = time.Second     // until OCP is asked what became of an unanswered call
+	unsettledSettles    = 10              // settle times that a server may be in between with no task to be seen
+	maxWarnings         = 16              // kept in the document, the latest
+	maxApprovals        = 16              // kept in the document, the latest
+	// Between events that say no more than another place in the queue: at least
+	// waitingNews, and a third of the time that it has waited.
+	waitingNews     = 10 * time.Second
+	logExcerptBytes = 4 << 10 // of a failed subtask's log in the document
 )
 
 // Action is what is to be done next for an operation, after everything that was
@@ -56,7 +59,8 @@ const (
 	Submit    Action = "submit"    // call OCP once → Answered
 	Reconcile Action = "reconcile" // find out what became of a call → Reconciled
 	Look      Action = "look"      // at OCP's task → Looked
-	RetryTask Action = "retry"     // have OCP run its failed task again → Again
+	Readmit   Action = "readmit"   // ask the guard whether OCP may run its failed task again → Decided
+	RetryTask Action = "retry"     // have OCP run it again, once → Again
 	Finish    Action = "finish"    // give the slot back, acknowledge the request
 )
 
@@ -92,15 +96,12 @@ type (
 		At       time.Time
 		Refused  string // why an approval does not count
 	}
-	// Again is what came of a retry: the guard's word and, where it was Allow, OCP's answer.
-	Again struct {
-		guard.Decision
-		Error *events.Error // of the verdict Fail
-		Err   error
-	}
+	// Again is OCP's answer to a retry of its task.
+	Again struct{ Err error }
 	// Decided is the guard's word.
 	Decided struct {
 		guard.Decision
+		Retry    bool             // it is about a retry of OCP's task
 		Error    *events.Error    // of the verdict Fail
 		Policy   string           // hash of the policy
 		Findings []events.Finding // rule by rule, of a dry run
@@ -186,6 +187,10 @@ func (m Machine) Step(op events.Operation, in Input, now time.Time) Effects {
 		}
 	case Decided:
 		switch op.State {
+		case events.Running:
+			if in.Retry {
+				return m.readmitted(op, in, now)
+			}
 		case events.Accepted, events.Waiting, events.Submitting:
 			return m.decided(op, in, now)
 		}
@@ -330,19 +335,27 @@ func (m Machine) ordered(op events.Operation, in Ordered, now time.Time) Effects
 	op.Warnings = warn(op.Warnings, signed("OCP's task retried", in.Order))
 	op.RetriedAt, op.EndedAt = now.UTC(), time.Time{}
 	op.Reason, op.Error = nil, nil
-	return Effects{Append: m.event(&op, events.Running, now), Do: RetryTask}
+	return Effects{Append: m.event(&op, events.Running, now), Do: Readmit}
+}
+
+// readmitted goes on to the retry where the guard allows it. The guard takes its time,
+// and the call needs an event right before it as any other does: whoever takes the
+// operation up meanwhile counts from there how long the call may still take effect.
+func (m Machine) readmitted(op events.Operation, in Decided, now time.Time) Effects {
+	switch in.Verdict {
+	case guard.Allow:
+		op.RetriedAt, op.Policy = now.UTC(), in.Policy
+		return Effects{Append: m.event(&op, events.Progress, now), Do: RetryTask}
+	case Fail:
+		return m.failed(op, *in.Error, now)
+	}
+	return m.failed(op, events.Error{Code: in.Reason.Code, Message: fmt.Sprintf("task %d was not retried: %s", op.Task.ID, in.Reason.Message)}, now)
 }
 
 // again follows the task after a retry, whatever the answer: OCP refuses the retry
 // of a task that runs, and a lost answer may have been a yes. Only where the user
 // may not retry, no look can find anything new.
 func (m Machine) again(op events.Operation, in Again, now time.Time) Effects {
-	switch in.Verdict {
-	case guard.Wait, guard.Reject:
-		return m.failed(op, events.Error{Code: in.Reason.Code, Message: fmt.Sprintf("task %d was not retried: %s", op.Task.ID, in.Reason.Message)}, now)
-	case Fail:
-		return m.failed(op, *in.Error, now)
-	}
 	if e, ok := asOCPError(in.Err); ok && e.Class == ocp.Refused && (e.Status == http.StatusUnauthorized || e.Status == http.StatusForbidden) {
 		failure := describe(CodeOCPRefused, in.Err)
 		failure.Message = fmt.Sprintf("OCP does not let this user retry task %d: %s; does it have TASK_MANAGER?", op.Task.ID, failure.Message)
@@ -379,10 +392,13 @@ func (m Machine) waits(op events.Operation, in Decided, now time.Time) Effects {
 			at = end
 		}
 	}
-	if was := op.Reason; op.State == events.Waiting && was != nil && was.Code == in.Reason.Code && !in.Holds && !m.stale(op, now) {
-		same := was.Message == in.Reason.Message && was.Position == in.Reason.Position && op.Policy == in.Policy
-		wordsOnly := in.Reason.Code == guard.CodeStaleTopology // another error each time
-		if same || wordsOnly || now.Sub(op.UpdatedAt) < waitingNews {
+	if was := op.Reason; op.State == events.Waiting && was != nil && !in.Holds && !m.stale(op, now) {
+		recent := now.Sub(op.UpdatedAt) < max(waitingNews, now.Sub(op.RequestedAt)/3)
+		same := was.Code == in.Reason.Code
+		unchanged := same && was.Message == in.Reason.Message && was.Position == in.Reason.Position && op.Policy == in.Policy
+		blind := in.Reason.Code == guard.CodeStaleTopology // another error each time, and often over at the next look
+		inQueue := was.Position > 0 && in.Reason.Position > 0
+		if unchanged || same && blind || recent && (same || inQueue || blind && was.Position > 0) {
 			return Effects{Do: Decide, At: at}
 		}
 	}

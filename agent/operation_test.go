@@ -136,12 +136,9 @@ func (s *scenario) input(t *testing.T, d *datadriven.TestData) Input {
 		order.RequestedBy, order.Reason = "me", "why not"
 		return Ordered{Order: order, Sequence: s.op.RequestSequence + 1, At: s.now}
 	case "again":
-		if word == "busy" {
-			return Again{Decision: guard.Decision{Verdict: guard.Wait, Reason: events.Reason{Code: guard.CodeClusterBusy, Message: "because"}}}
-		}
-		return Again{Decision: guard.Decision{Verdict: guard.Allow}, Err: failure[word]}
-	case "decided":
-		return Decided{Decision: guard.Decision{Verdict: guard.Verdict(word), Reason: reason}, Error: &events.Error{Code: CodeOCPRefused, Message: "because"}}
+		return Again{Err: failure[word]}
+	case "decided", "readmitted":
+		return Decided{Retry: d.Cmd == "readmitted", Decision: guard.Decision{Verdict: guard.Verdict(word), Reason: reason}, Error: &events.Error{Code: CodeOCPRefused, Message: "because"}}
 	case "answered":
 		if word == "" {
 			return Answered{Task: s.task}

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"sync"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"obwarden/agent/guard"
@@ -147,6 +148,9 @@ func update[T any](ctx context.Context, s *slots, key string, sure bool, change 
 			s.learn(key, versioned{encoded, written})
 			return nil
 		}
+		if errors.Is(err, jetstream.ErrNoStreamResponse) || errors.Is(err, nats.ErrNoResponders) {
+			return fmt.Errorf("%w: key-value bucket %s is gone (%w)", errRecord, s.bucket.Bucket(), err)
+		}
 		if !errors.Is(err, jetstream.ErrKeyExists) {
 			return fmt.Errorf("write: %w", err)
 		}
@@ -207,10 +211,14 @@ func decodeKnown[T any](v versioned) (T, uint64, error) {
 	decoder := json.NewDecoder(bytes.NewReader(v.value))
 	decoder.DisallowUnknownFields() // what is no record must not pass for one without slots
 	if err := decoder.Decode(&value); err != nil {
-		return value, v.revision, fmt.Errorf("decode: %w", err)
+		return value, v.revision, fmt.Errorf("%w: %w", errRecord, err)
 	}
 	return value, v.revision, nil
 }
+
+// errRecord is a record that cannot be understood, or not be kept: nothing is done in
+// its cluster, which is no error of an operation.
+var errRecord = errors.New("it cannot be understood")
 
 // watch learns what others write until ctx ends, and calls changed for each cluster
 // in which a slot was taken or given back. It calls ready once it knows everything

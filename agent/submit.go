@@ -29,22 +29,16 @@ func (a *Agent) submit(ctx context.Context, h *held) Answered {
 	return Answered{Task: task, Err: err}
 }
 
-// retryTask has OCP run the failed task again, if the guard lets the operation have
-// its slot back.
-func (a *Agent) retryTask(ctx context.Context, h *held) (Again, error) {
-	decided, err := a.decide(ctx, h, true)
-	again := Again{Decision: decided.Decision, Error: decided.Error}
-	if err != nil || again.Verdict != guard.Allow {
-		return again, err
-	}
-	ctx, cancel := context.WithTimeout(ctx, a.Timeout)
+// retryTask has OCP run the failed task again. Its deadline is that of submit.
+func (a *Agent) retryTask(ctx context.Context, h *held) error {
+	ctx, cancel := context.WithDeadline(ctx, h.intended.Add(a.Timeout))
 	defer cancel()
-	again.Err = a.OCP.RetryTask(ctx, h.entry.Operation.Task.ID)
+	err := a.OCP.RetryTask(ctx, h.entry.Operation.Task.ID)
 	h.since = time.Now() // the last moment at which it may still have gone out
-	if again.Err != nil {
-		a.logOf(h).Warn("OCP did not take the retry", "task", h.entry.Operation.Task.ID, "class", ocp.ClassOf(again.Err), "error", again.Err)
+	if err != nil {
+		a.logOf(h).Warn("OCP did not take the retry", "task", h.entry.Operation.Task.ID, "class", ocp.ClassOf(err), "error", err)
 	}
-	return again, nil
+	return err
 }
 
 // reconcile looks what became of a call whose outcome is not known.

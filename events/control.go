@@ -44,10 +44,34 @@ func DecodePause(key string, value []byte) (cluster int64, p Pause, err error) {
 			return 0, Pause{}, fmt.Errorf("key %q: not pause.all or pause.<cluster>", key)
 		}
 	}
-	if err := json.Unmarshal(value, &p); err != nil {
-		return cluster, Pause{Paused: true, By: "somebody", Reason: fmt.Sprintf("the value of key %s in %s cannot be understood (%v)", key, ControlBucket, err)}, nil
+	if p, err := decodePause(value); err == nil {
+		return cluster, p, nil
 	}
-	return cluster, p, nil
+	return cluster, Pause{Paused: true, By: "somebody", Reason: fmt.Sprintf("the value of key %s in %s cannot be understood", key, ControlBucket)}, nil
+}
+
+// decodePause is strict: a value that does not say for certain that nothing is paused
+// must not be taken for one that does.
+func decodePause(value []byte) (p Pause, err error) {
+	fields, err := decodeObject(value)
+	if err != nil {
+		return p, err
+	}
+	var paused *bool
+	into := map[string]any{"paused": &paused, "by": &p.By, "reason": &p.Reason, "at": &p.At}
+	for name, raw := range fields {
+		if into[name] == nil {
+			return p, fmt.Errorf("%.64q: unknown field", name)
+		}
+		if err := json.Unmarshal(raw, into[name]); err != nil {
+			return p, fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	if paused == nil {
+		return p, errors.New("paused: missing")
+	}
+	p.Paused = *paused
+	return p, nil
 }
 
 // ErrRaced means that somebody else changed a pause at the same moment.

@@ -16,6 +16,13 @@ func TestAPauseThatCannotBeUnderstoodIsAPause(t *testing.T) {
 	}{
 		{"pause.all", `{"paused":true,"by":"ann","at":"2026-11-24T22:00:00Z"}`, AllClusters, true, false},
 		{"pause.7", `{"paused":false}`, 7, false, false},
+		{"pause.7", `{}`, 7, true, false},
+		{"pause.7", `null`, 7, true, false},
+		{"pause.7", `{"pause":true}`, 7, true, false},
+		{"pause.7", `{"paused":null}`, 7, true, false},
+		{"pause.7", `{"by":"ann","reason":"x"}`, 7, true, false},
+		{"pause.7", `{"paused":true,"paused":false}`, 7, true, false},
+		{"pause.7", `{"paused":false,"paused_by":"ann"}`, 7, true, false},
 		{"pause.7", `{"paused":"yes"}`, 7, true, false},
 		{"pause.7", `on`, 7, true, false},
 		{"pause.all", ``, AllClusters, true, false},

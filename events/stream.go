@@ -160,6 +160,11 @@ func CheckStreams(ctx context.Context, js jetstream.JetStream, o StreamOptions) 
 			return err
 		}
 	}
+	for _, bucket := range []string{ClusterBucket, ControlBucket} {
+		if _, err := js.Stream(ctx, "KV_"+bucket); err != nil {
+			return fmt.Errorf("key-value bucket %s: %w; restart the agent to make it anew", bucket, err)
+		}
+	}
 	return nil
 }
 

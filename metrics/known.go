@@ -21,7 +21,8 @@ func failureCodes() []string {
 // waitCodes are the reasons that may pass.
 func waitCodes() []string {
 	return []string{"SERVER_BUSY", "CLUSTER_BUSY", "OTHER_ZONE_ACTIVE", "MAJORITY_AT_RISK", "LAST_ROOT_SERVER", "NEEDS_APPROVAL",
-		"OUTSIDE_WINDOW", "COOLDOWN", "BUDGET", "PAUSED", "FAILING", "STALE_TOPOLOGY", "OCP_UNREACHABLE", "OCP_BUDGET", "ALERTMANAGER_UNREACHABLE"}
+		"OUTSIDE_WINDOW", "COOLDOWN", "BUDGET", "PAUSED", "FAILING", "STALE_TOPOLOGY", "OCP_UNREACHABLE", "OCP_BUDGET", "ALERTMANAGER_UNREACHABLE",
+		"RECORD_UNREADABLE"}
 }
 
 // otherCodes end an operation, or its request, before anything was sent.

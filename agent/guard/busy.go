@@ -294,11 +294,12 @@ func (v *view) clusterBusy(taken int) Decision {
 }
 
 // itsTurn: first come, first served. Who waits for a server that is busy could not
-// take a slot, and lets others pass.
+// take a slot, and lets others pass; who waits for the zone in use to become quiet
+// lets nobody into it any more.
 func itsTurn(v *view) Decision {
 	free := v.maxConcurrent() - v.count(func(work) bool { return true })
 	ahead := 0
-	var next Ticket
+	var next, elsewhere Ticket
 	for _, t := range v.Record.Queue {
 		if !v.before(t) || v.busy(t.ServerID) {
 			continue
@@ -306,11 +307,18 @@ func itsTurn(v *view) Decision {
 		if ahead == 0 || t.Sequence < next.Sequence {
 			next = t
 		}
+		if v.limits.OneZoneAtATime && v.takesDown() && takesDown(t.Kind) && v.zoneOf(t.ServerID) != v.zone.Name {
+			elsewhere = t
+		}
 		ahead++
 	}
 	if ahead >= free {
 		return v.wait(CodeClusterBusy, lookAgainAfter, "%d came first and %s free in cluster %d; next is operation %s of server %d",
 			ahead, count(free, "slot"), v.Operation.ClusterID, next.OperationID, next.ServerID)
+	}
+	if elsewhere.OperationID != "" {
+		return v.wait(CodeClusterBusy, lookAgainAfter, "operation %s of server %d came first and is about another zone, %s; it goes when %s is quiet",
+			elsewhere.OperationID, elsewhere.ServerID, v.zoneOf(elsewhere.ServerID), v.zone.Name)
 	}
 	return v.allow(func() string { return fmt.Sprintf("%d came first, %s free", ahead, count(free, "slot")) })
 }

@@ -6,6 +6,7 @@ import (
 	"net"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/prometheus/alertmanager/pkg/labels"
@@ -133,14 +134,29 @@ func (q *Question) approval() (ApprovalRule, bool) {
 func (q *Question) MayApprove(by string) error {
 	rule, _ := q.approval()
 	switch {
-	case by == "":
+	case strings.TrimSpace(by) == "":
 		return errors.New("an approval must say who approves")
-	case by == q.Operation.Request.RequestedBy:
+	case person(by) == person(q.Operation.Request.RequestedBy):
 		return fmt.Errorf("%s asked for it: somebody else must approve", by)
-	case len(rule.Approvers) > 0 && !slices.Contains(rule.Approvers, by):
+	case len(rule.Approvers) > 0 && !slices.ContainsFunc(rule.Approvers, func(a string) bool { return isOne(a, by) }):
 		return fmt.Errorf("unknown approver %q: %s may approve", by, list(rule.Approvers))
 	}
 	return nil
+}
+
+// person is who somebody is, on whatever host: commands say user@host.
+func person(name string) string {
+	name, _, _ = strings.Cut(strings.TrimSpace(name), "@")
+	return strings.ToLower(name)
+}
+
+// isOne reports whether by is the approver that a policy names: with a host only
+// there, without one on any.
+func isOne(approver, by string) bool {
+	if strings.Contains(approver, "@") {
+		return strings.EqualFold(strings.TrimSpace(approver), strings.TrimSpace(by))
+	}
+	return person(approver) == person(by)
 }
 
 func approved(v *view) Decision {

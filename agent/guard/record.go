@@ -53,9 +53,10 @@ type Slot struct {
 
 // Ticket is an operation's place in the queue for a slot.
 type Ticket struct {
-	OperationID string `json:"operation_id"`
-	ServerID    int64  `json:"server_id"`
-	Sequence    uint64 `json:"sequence"` // of its request: who came first
+	OperationID string      `json:"operation_id"`
+	Kind        events.Kind `json:"kind"`
+	ServerID    int64       `json:"server_id"`
+	Sequence    uint64      `json:"sequence"` // of its request: who came first
 }
 
 // Ended is an operation that was submitted and has ended.

@@ -119,7 +119,7 @@ func TestTheQueueKeepsWhoCameFirst(t *testing.T) {
 func TestTheNewestRequestForAServerIsAnnounced(t *testing.T) {
 	t.Parallel()
 	var r Record
-	if !r.Announce(Ticket{"b", 2, 5}) || r.Announce(Ticket{"a", 2, 4}) || r.Announce(Ticket{"b", 2, 5}) || !r.Announce(Ticket{"c", 3, 1}) {
+	if !r.Announce(Ticket{"b", events.Stop, 2, 5}) || r.Announce(Ticket{"a", events.Stop, 2, 4}) || r.Announce(Ticket{"b", events.Stop, 2, 5}) || !r.Announce(Ticket{"c", events.Stop, 3, 1}) {
 		t.Errorf("got %+v", r.Newest)
 	}
 	if r.Newest[2].OperationID != "b" || r.Newest[3].OperationID != "c" {
@@ -196,11 +196,11 @@ func TestMethodsOfARecordLeaveItsCopiesAlone(t *testing.T) {
 			case 1:
 				changed = r.Give(op, uint64(step/20), now)
 			case 2:
-				changed = r.Enqueue(Ticket{op.OperationID, op.ServerID, uint64(step)})
+				changed = r.Enqueue(Ticket{op.OperationID, op.Kind, op.ServerID, uint64(step)})
 			case 3:
 				changed = r.Dequeue(op.OperationID)
 			case 4:
-				changed = r.Announce(Ticket{op.OperationID, op.ServerID, uint64(step)})
+				changed = r.Announce(Ticket{op.OperationID, op.Kind, op.ServerID, uint64(step)})
 			case 5:
 				changed = r.Prune(now, rapid.SampledFrom([]time.Duration{time.Second, time.Hour}).Draw(t, "keep"))
 			case 6:

@@ -255,8 +255,12 @@ func notPaused(v *view) Decision {
 }
 
 func (v *view) paused(p events.Pause, what, lift string) Decision {
-	return v.wait(CodePaused, askPeopleAfter, "%s paused by %s since %s: %s; lift it with %s",
-		what, or(p.By, "somebody"), stamp(p.At), or(p.Reason, "no reason given"), lift)
+	since := ""
+	if !p.At.IsZero() {
+		since = " since " + stamp(p.At)
+	}
+	return v.wait(CodePaused, askPeopleAfter, "%s paused by %s%s: %s; lift it with %s",
+		what, or(p.By, "somebody"), since, or(p.Reason, "no reason given"), lift)
 }
 
 func notFailing(v *view) Decision {

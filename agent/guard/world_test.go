@@ -198,7 +198,7 @@ func (w *world) settle(a *agent) {
 	case d.Verdict == Allow:
 		changed = record.Take(Slot{OperationID: o.OperationID, Kind: o.Kind, ServerID: o.ServerID, Zone: zoneName(w.machine(o.ServerID).zone), Since: w.clock, Steps: o.Steps})
 	case d.Verdict == Wait && d.Reason.Position > 0:
-		changed = record.Enqueue(Ticket{OperationID: o.OperationID, ServerID: o.ServerID, Sequence: o.RequestSequence})
+		changed = record.Enqueue(Ticket{OperationID: o.OperationID, Kind: o.Kind, ServerID: o.ServerID, Sequence: o.RequestSequence})
 	default:
 		changed = record.Dequeue(o.OperationID)
 	}

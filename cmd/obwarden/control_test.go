@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
 
@@ -97,6 +98,10 @@ func TestExplainSaysEachRule(t *testing.T) {
 	code, stdout, stderr := s.command(t, "explain", "stop", "1", "2")
 	if code != 0 || !strings.Contains(stdout, "would stop server 2 of cluster 1 now") || !strings.Contains(stdout, "majority") {
 		t.Errorf("exit code %d, printed\n%s\n%s", code, stdout, stderr)
+	}
+	var document events.Operation
+	if code, stdout, _ := s.command(t, "explain", "stop", "1", "2", "-o", "json"); code != 0 || json.Unmarshal([]byte(stdout), &document) != nil || len(document.Decision) < 10 {
+		t.Errorf("as JSON: exit code %d, printed\n%s", code, stdout)
 	}
 	if code, stdout, _ := s.command(t, "explain", "stop", "1", "99"); code != exitRejected || !strings.Contains(stdout, string(guard.Reject)) {
 		t.Errorf("a server that is not there: exit code %d, printed\n%s", code, stdout)

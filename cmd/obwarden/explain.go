@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"slices"
@@ -61,10 +62,7 @@ func (o *order) explain(ctx context.Context) error {
 	defer cancel()
 	silent := o.app
 	silent.stdout = io.Discard
-	out := newUI(silent, o.format.json())
-	if o.format.json() {
-		out = newUI(o.app, true)
-	}
+	out := newUI(silent, false)
 	c.onNotice(newUI(o.app, false).notice)
 	id := events.OperationID(o.request.IdempotencyKey)
 	op, err := follow(ctx, c.js, followTarget{
@@ -74,10 +72,13 @@ func (o *order) explain(ctx context.Context) error {
 	if err != nil || len(op.Decision) == 0 {
 		return outcome(c, id, op, err)
 	}
-	if !o.format.json() {
-		if err := printFindings(o.stdout, cleaned(op)); err != nil {
-			return err
-		}
+	if o.format.json() {
+		err = json.NewEncoder(o.stdout).Encode(op)
+	} else {
+		err = printFindings(o.stdout, cleaned(op))
+	}
+	if err != nil {
+		return err
 	}
 	return verdictOf(op)
 }

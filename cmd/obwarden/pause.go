@@ -90,7 +90,7 @@ func (p *pause) run(ctx context.Context) error {
 	defer context.AfterFunc(c.refused, cancel)()
 	bucket, err := c.js.KeyValue(ctx, events.ControlBucket)
 	if errors.Is(err, jetstream.ErrBucketNotFound) {
-		return exit(exitUnreachable, fmt.Errorf("key-value bucket %s is not there: has an agent ever run on this NATS server (obwarden run)?", events.ControlBucket))
+		return exit(exitUnreachable, fmt.Errorf("key-value bucket %s is not there: no agent has ever run on this NATS server (obwarden run), or somebody deleted it: restart an agent to make it", events.ControlBucket))
 	}
 	if err != nil {
 		return c.unreachable(err)
@@ -133,8 +133,9 @@ func (p *pause) known(ctx context.Context, bucket jetstream.KeyValue) error {
 		return nil
 	}
 	seen, err := events.ReadInventory(ctx, bucket)
-	if err != nil || len(seen.Clusters) == 0 {
-		return nil // nobody can tell: a pause too many is better than one too few
+	if err != nil || len(seen.Clusters) == 0 { // a pause too many is better than one too few
+		fmt.Fprintf(p.stderr, "obwarden: no agent has said yet which clusters there are: whether OCP has a cluster %d was not checked\n", p.cluster)
+		return nil
 	}
 	if slices.ContainsFunc(seen.Clusters, func(c events.KnownCluster) bool { return c.ID == p.cluster }) {
 		return nil
@@ -142,6 +143,9 @@ func (p *pause) known(ctx context.Context, bucket jetstream.KeyValue) error {
 	var names []string
 	for _, c := range seen.Clusters[:min(len(seen.Clusters), 20)] {
 		names = append(names, fmt.Sprintf("%d (%s)", c.ID, c.Name))
+	}
+	if more := len(seen.Clusters) - len(names); more > 0 {
+		names = append(names, fmt.Sprintf("%d more", more))
 	}
 	return exit(exitRejected, fmt.Errorf("OCP knows no cluster %d, as of %s; it has %s; if you know better, repeat with --anyway",
 		p.cluster, seen.At.Format(time.RFC3339), strings.Join(names, ", ")))

@@ -205,6 +205,14 @@ func eventText(e events.Event, all bool) string {
 		if e.Task != nil {
 			text = "nothing has moved for " + wholeDuration(e.UpdatedAt.Sub(e.Task.MovedAt))
 		}
+	case events.Approved:
+		if n := len(e.Approvals); n > 0 {
+			last := e.Approvals[n-1]
+			text = joined(": ", prefixed("by ", last.By), last.Reason)
+			if last.Refused != "" {
+				text = joined(": ", text+" does not count", last.Refused)
+			}
+		}
 	case events.Duplicate:
 		text = joined(": ", "requested again, stays "+string(e.State), reason)
 	case events.Succeeded:
