@@ -28,7 +28,7 @@ import (
 )
 
 // patience is for what must happen; it is never waited out.
-const patience = 30 * time.Second
+const patience = time.Minute
 
 // options reads a configuration as nats-server would.
 func options(t *testing.T, file string) *server.Options {

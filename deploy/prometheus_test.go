@@ -1,6 +1,9 @@
 package deploy
 
 import (
+	"bytes"
+	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,6 +15,7 @@ import (
 	"github.com/goccy/go-yaml"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"obwarden/agent/guard"
 	"obwarden/metrics"
 )
 
@@ -79,21 +83,34 @@ func TestAlertmanagerTakesItsConfiguration(t *testing.T) {
 	tool(t, "amtool", "check-config", "alertmanager/alertmanager.yml")
 }
 
+// compose is what is looked at of compose.yaml.
+type compose struct {
+	Services map[string]struct {
+		Image   string
+		Build   any
+		Volumes []string
+		Ports   []string
+		Configs []struct{ Source, Target string }
+		Secrets []struct{ Source, Target string }
+
+		Environment map[string]string
+		Command     []string
+	}
+	Configs map[string]struct{ Content string }
+	Secrets map[string]struct{ Environment string }
+	Volumes map[string]any
+}
+
+func readCompose(t *testing.T) (c compose) {
+	t.Helper()
+	readYAML(t, "compose.yaml", &c)
+	return c
+}
+
 // compose.yaml cannot be run here: what it names must at least be there.
 func TestComposeNamesWhatIsThere(t *testing.T) {
 	t.Parallel()
-	var compose struct {
-		Services map[string]struct {
-			Image   string
-			Build   any
-			Volumes []string
-			Ports   []string
-			Configs []struct{ Source, Target string }
-		}
-		Configs map[string]struct{ Content string }
-		Volumes map[string]any
-	}
-	readYAML(t, "compose.yaml", &compose)
+	compose := readCompose(t)
 	for _, want := range []string{"nats", "simulator", "agent", "prometheus", "alertmanager", "grafana"} {
 		if _, ok := compose.Services[want]; !ok {
 			t.Errorf("no service %s", want)
@@ -123,6 +140,177 @@ func TestComposeNamesWhatIsThere(t *testing.T) {
 			}
 		}
 	}
+}
+
+// kubernetes/obwarden.yaml cannot be run here either.
+func TestKubernetesNamesWhatIsThere(t *testing.T) {
+	t.Parallel()
+	content, err := os.ReadFile("kubernetes/obwarden.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	type object struct {
+		Kind       string
+		Metadata   struct{ Name string }
+		Data       map[string]string
+		StringData map[string]string `yaml:"stringData"`
+		Spec       struct {
+			Template struct {
+				Spec struct {
+					Containers []struct {
+						Env []struct {
+							Name, Value string
+							ValueFrom   struct {
+								SecretKeyRef struct{ Name, Key string } `yaml:"secretKeyRef"`
+							} `yaml:"valueFrom"`
+						}
+						VolumeMounts []struct {
+							Name      string
+							MountPath string `yaml:"mountPath"`
+						} `yaml:"volumeMounts"`
+					}
+					Volumes []struct {
+						Name   string
+						Secret struct {
+							SecretName string `yaml:"secretName"`
+							Items      []struct{ Key, Path string }
+						}
+						ConfigMap struct{ Name string } `yaml:"configMap"`
+					}
+				}
+			}
+		}
+	}
+	objects := map[string]object{}
+	for decoder := yaml.NewDecoder(bytes.NewReader(content)); ; {
+		var o object
+		if err := decoder.Decode(&o); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		objects[o.Kind+"/"+o.Metadata.Name] = o
+	}
+	pod := objects["Deployment/obwarden"].Spec.Template.Spec
+	if len(pod.Containers) != 1 || objects["Service/obwarden"].Kind == "" {
+		t.Fatalf("%d containers, want one and a service", len(pod.Containers))
+	}
+	files := map[string]bool{} // that a container sees
+	for _, mount := range pod.Containers[0].VolumeMounts {
+		for _, volume := range pod.Volumes {
+			if volume.Name != mount.Name {
+				continue
+			}
+			for _, item := range volume.Secret.Items {
+				if _, ok := objects["Secret/"+volume.Secret.SecretName].StringData[item.Key]; ok {
+					files[mount.MountPath+"/"+item.Path] = true
+				}
+			}
+			for name := range objects["ConfigMap/"+volume.ConfigMap.Name].Data {
+				files[mount.MountPath+"/"+name] = true
+			}
+		}
+	}
+	for _, env := range pod.Containers[0].Env {
+		if strings.HasSuffix(env.Name, "_FILE") && !files[env.Value] {
+			t.Errorf("%s: no file %s among %v", env.Name, env.Value, files)
+		}
+		if ref := env.ValueFrom.SecretKeyRef; ref.Name != "" && objects["Secret/"+ref.Name].StringData[ref.Key] == "" {
+			t.Errorf("%s: no %s in secret %s", env.Name, ref.Key, ref.Name)
+		}
+	}
+	policy, err := guard.Parse("policy.yaml", []byte(objects["ConfigMap/obwarden-policy"].Data["policy.yaml"]))
+	if err != nil || len(policy.Alerts) == 0 || policy.Silence == nil {
+		t.Errorf("policy %+v, %v, want one that says what is made of alerts and what is silenced", policy, err)
+	}
+}
+
+// A variable that does not exist has no effect, and nothing but a line in the log says so.
+func TestExamplesSetVariablesThatExist(t *testing.T) {
+	t.Parallel()
+	readme, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	set := regexp.MustCompile(`(?m)^\s*(?:- name: |ENV |#?Environment=|#)?(OBWARDEN_[A-Z_]+)(?:[:=]|$)`)
+	users := regexp.MustCompile(`^OBWARDEN_(AGENT|REQUESTER|OPERATOR|READER)_PASSWORD$`) // of nats.conf
+	for file, least := range map[string]int{"compose.yaml": 7, "kubernetes/obwarden.yaml": 9, "systemd/obwarden.env": 6, "systemd/obwarden.service": 2, "Dockerfile": 2} {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := 0
+		for _, m := range set.FindAllStringSubmatch(string(content), -1) {
+			if users.MatchString(m[1]) {
+				continue
+			}
+			n++
+			if name := strings.TrimSuffix(m[1], "_FILE"); !strings.Contains(string(readme), "| `"+name+"` |") && !strings.Contains(string(readme), "| `"+m[1]+"` |") {
+				t.Errorf("%s: there is no variable %s", file, m[1])
+			}
+		}
+		if n < least {
+			t.Errorf("%s: %d variables, want %d or more", file, n, least)
+		}
+	}
+}
+
+// What systemctl reload does must not end the agent, whose SIGHUP reads the policy.
+func TestSystemdReloadsThePolicy(t *testing.T) {
+	t.Parallel()
+	unit, err := os.ReadFile("systemd/obwarden.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(unit), "\nExecReload=/bin/kill -HUP $MAINPID\n") {
+		t.Error("no reload by SIGHUP")
+	}
+}
+
+// The compose file wires alerts: Alertmanager's configuration as it is made there.
+func TestComposeSendsAlertsToTheAgent(t *testing.T) {
+	t.Parallel()
+	c := readCompose(t)
+	agent, alertmanager := c.Services["agent"], c.Services["alertmanager"]
+	policy := agent.Environment["OBWARDEN_POLICY_FILE"]
+	if !slices.Contains(agent.Volumes, "./policy:"+filepath.Dir(policy)+":ro") {
+		t.Errorf("policy %s is in none of the volumes %v", policy, agent.Volumes)
+	}
+	if p, err := guard.Load("policy/" + filepath.Base(policy)); err != nil || len(p.Alerts) == 0 {
+		t.Errorf("the policy has no alerts, or %v", err)
+	}
+	if len(alertmanager.Command) != 1 || len(alertmanager.Secrets) != 1 {
+		t.Fatalf("%d commands and %d secrets of Alertmanager, want one each", len(alertmanager.Command), len(alertmanager.Secrets))
+	}
+	secret := alertmanager.Secrets[0]
+	if got, want := agent.Environment["OBWARDEN_WEBHOOK_TOKEN"], "${"+c.Secrets[secret.Source].Environment+":?set it}"; got != want {
+		t.Errorf("the agent's token is %s, Alertmanager's %s", got, want)
+	}
+	made := filepath.Join(t.TempDir(), "alertmanager.yml")
+	script, _, _ := strings.Cut(strings.NewReplacer("/etc/alertmanager/alertmanager.yml", "alertmanager/alertmanager.yml", "/tmp/alertmanager.yml", made).Replace(alertmanager.Command[0]), "&&")
+	if out, err := exec.CommandContext(t.Context(), "/bin/sh", "-c", script).CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", script, err, out)
+	}
+	var config struct {
+		Receivers []struct {
+			Name     string
+			Webhooks []struct {
+				URL  string
+				HTTP struct {
+					Authorization struct {
+						File string `yaml:"credentials_file"`
+					}
+				} `yaml:"http_config"`
+			} `yaml:"webhook_configs"`
+		}
+	}
+	readYAML(t, made, &config)
+	for _, r := range config.Receivers {
+		if r.Name == "obwarden" && (r.Webhooks[0].URL != "http://agent:9480/alertmanager" || r.Webhooks[0].HTTP.Authorization.File != secret.Target) {
+			t.Errorf("webhook %+v, want the agent's, with the token in %s", r.Webhooks[0], secret.Target)
+		}
+	}
+	tool(t, "amtool", "check-config", made)
 }
 
 func TestEveryAlertTellsAPersonWhatToDo(t *testing.T) {

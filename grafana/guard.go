@@ -26,7 +26,7 @@ func guard(b *board) {
 	decided := b.bars(panel{"Decisions", "What the guard said in each interval. It looks again at what waits, and each look counts.", "short", "nothing decided", 12, []query{
 		{expr: `sum by (decision) (increase(obwarden_guard_decisions_total{` + ofJob + `}[$__rate_interval]))`, legend: "{{decision}}"},
 	}})
-	colored(decided, map[string]string{"allow": "green", "wait": "yellow", "reject": "purple", "fail": "red"})
+	colored(decided, map[string]string{"allow": "green", "wait": "yellow", "reject": "purple", "done": "blue", "supersede": "orange"})
 	b.bars(panel{"Objections by reason", "Why the guard did not say yes, in each interval.", "short", "no objections", 12, []query{
 		{expr: `sum by (decision, reason) (increase(obwarden_guard_decisions_total{` + ofJob + `,decision!="allow"}[$__rate_interval])) > 0`, legend: "{{decision}} {{reason}}"},
 	}})
@@ -53,7 +53,7 @@ func guard(b *board) {
 		{expr: `sum by (result) (increase(obwarden_policy_reloads_total{` + ofJob + `}[$__rate_interval]))`, legend: "{{result}}"},
 	}})
 	b.bars(panel{"Alerts in", "Alerts that Alertmanager sent in each interval, by the rule that matched and what became of them.", "short", "no alerts", 6, []query{
-		{expr: `sum by (rule, result) (increase(obwarden_alerts_total{` + ofJob + `}[$__rate_interval]))`, legend: "{{rule}} {{result}}"},
+		{expr: `sum by (rule, result) (increase(obwarden_alerts_total{` + ofJob + `}[$__rate_interval])) > 0`, legend: "{{rule}} {{result}}"},
 	}})
 	b.bars(panel{"Silences out", "Calls to Alertmanager about silences, in each interval.", "short", "no silences", 6, []query{
 		{expr: `sum by (result) (increase(obwarden_silences_total{` + ofJob + `}[$__rate_interval]))`, legend: "{{result}}"},

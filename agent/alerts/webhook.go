@@ -80,12 +80,18 @@ type Webhook struct {
 
 // NewWebhook makes a webhook; it owns no goroutine.
 func NewWebhook(c Config) *Webhook {
-	for _, rule := range c.Policy().Alerts { // an increase from nothing is not seen
+	StartAtZero(c.Metrics, c.Policy())
+	return &Webhook{Config: c, matters: matters{c.Bucket}}
+}
+
+// StartAtZero makes the counters of a policy's alert rules, before it is in force: an
+// increase from nothing is not seen.
+func StartAtZero(m *metrics.Metrics, p *guard.Policy) {
+	for _, rule := range p.Alerts {
 		for _, result := range []string{resultRequested, resultDuplicate, resultNotYet, resultGrouped, resultCooling, resultResolved, resultCancelled, resultRefused, resultFailed} {
-			c.Metrics.Alerts.WithLabelValues(rule.Name, result)
+			m.Alerts.WithLabelValues(rule.Name, result)
 		}
 	}
-	return &Webhook{Config: c, matters: matters{c.Bucket}}
 }
 
 // Outcome is what became of one alert: an entry of the answer.

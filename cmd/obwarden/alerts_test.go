@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -38,7 +39,7 @@ func TestAnAlertStopsAServerByThePolicyOfARunningAgent(t *testing.T) {
 	s.environ["OBWARDEN_POLICY_FILE"] = writeFile(t, "policy.yaml", downPolicy)
 	s.environ["OBWARDEN_WEBHOOK_TOKEN_FILE"] = writeFile(t, "token", "secret token\n")
 	s.environ["OBWARDEN_HTTP_LISTEN"] = freeAddress(t)
-	startProcess(t, s.environ, "run")
+	agent := startProcess(t, s.environ, "run")
 	s.ready(t)
 	post := func(token string) (int, string) {
 		request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+s.environ["OBWARDEN_HTTP_LISTEN"]+web.AlertmanagerPath,
@@ -68,6 +69,31 @@ func TestAnAlertStopsAServerByThePolicyOfARunningAgent(t *testing.T) {
 		t.Fatalf("%d %s", status, body)
 	}
 	awaitPosts(t, s.sim, 1)
+
+	// The counters of a rule that a reload brings begin at 0.
+	if err := os.WriteFile(s.environ["OBWARDEN_POLICY_FILE"], []byte(downPolicy+`  - {name: added, matchers: ['alertname="Added"'], kind: stop, target: {host: instance}}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := agent.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	for began := time.Now(); ; time.Sleep(20 * time.Millisecond) {
+		response, err := http.Get("http://" + s.environ["OBWARDEN_HTTP_LISTEN"] + "/metrics")
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(response.Body)
+		response.Body.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(string(body), `obwarden_alerts_total{result="requested",rule="added"} 0`) {
+			break
+		}
+		if time.Since(began) > patience {
+			t.Fatal("no counters of the rule that was added")
+		}
+	}
 }
 
 // awaitPosts waits for calls that stop a server.

@@ -189,7 +189,11 @@ func runAgent(ctx context.Context, c Config, log *slog.Logger, hangups <-chan os
 	}
 	group.Go(func() error { keepInventory(alive, client, streams.Control, c, log); return nil })
 	group.Go(func() error {
-		apply := func(p *guard.Policy) { inForce.Store(p); a.SetPolicy(p) }
+		apply := func(p *guard.Policy) {
+			alerts.StartAtZero(m, p)
+			inForce.Store(p)
+			a.SetPolicy(p)
+		}
 		w := policyWatch{file: c.PolicyFile, taken: policy.Hash, apply: apply, reloaded: m.PolicyReloaded, log: log}
 		w.run(alive, hangups)
 		return nil

@@ -228,6 +228,19 @@ func (p panel) bars(drawn *plot.Plot, all []series) error {
 	return nil
 }
 
+// runs are the points without the gaps between them, as Grafana shows them: there is
+// one a second.
+func (s series) runs() (all []plotter.XYs) {
+	from := 0
+	for i := range s.points {
+		if i+1 == len(s.points) || s.points[i+1].X-s.points[i].X > 1.5 {
+			all = append(all, s.points[from:i+1])
+			from = i + 1
+		}
+	}
+	return all
+}
+
 func (p panel) lines(drawn *plot.Plot, all []series) error {
 	drawn.Y.Label.Text, drawn.Y.Min = p.FieldConfig.Defaults.Unit, 0
 	drawn.Legend.Top, drawn.Legend.Left = true, true
@@ -241,15 +254,17 @@ func (p panel) lines(drawn *plot.Plot, all []series) error {
 				at.Y = stack[at.X]
 			}
 		}
-		line, err := plotter.NewLine(s.points)
-		if err != nil {
-			return err
-		}
-		line.Color = plotutil.Color(i)
-		line.Dashes = plotutil.Dashes(i / 7)
-		drawn.Add(line)
-		if i < 12 {
-			drawn.Legend.Add(s.name, line)
+		for n, run := range s.runs() {
+			line, err := plotter.NewLine(run)
+			if err != nil {
+				return err
+			}
+			line.Color = plotutil.Color(i)
+			line.Dashes = plotutil.Dashes(i / 7)
+			drawn.Add(line)
+			if i < 12 && n == 0 {
+				drawn.Legend.Add(s.name, line)
+			}
 		}
 	}
 	if len(all) > 12 {
