@@ -719,11 +719,13 @@ func TestOperationsGoOnAsSoonAsOCPAnswers(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := newRig(t, ocpsim.Config{Clusters: clusters})
-	r.fault("*:status,status=503,count=11") // the eleventh is the first try
+	r.fault("*:status,status=503")
 	r.agent()
 	for i, c := range clusters {
 		r.stop(fmt.Sprint("k", i), c.ID, c.Zones[0].Servers[0].ID)
 	}
+	r.awaitToken("k0", events.Waiting)
+	r.sim.ClearFaults()
 	waited := 0
 	for i := range clusters {
 		all := r.await("the end", func(e events.Event) bool {
