@@ -15,6 +15,8 @@ import (
 const (
 	// factsTooOld: an OCP that takes so long to answer shows how the cluster was.
 	factsTooOld = 15 * time.Second
+	// aheadPause is for how long no facts are read ahead after some were of no use.
+	aheadPause = time.Minute
 	// sweepEvery is how often slots are looked for that operations left behind.
 	sweepEvery = 5 * time.Second
 	// sweepHead is how many in the queue of a cluster are looked at: those that others wait for.
@@ -96,6 +98,27 @@ func (a *Agent) decideOn(ctx context.Context, q *guard.Question) (Decided, error
 		}
 	}
 }
+
+// readAhead has facts of a cluster read while the journal is read and written for a
+// request that seems to be the first of its key, in a cluster where nothing is under
+// way: it will most likely be decided by them.
+func (a *Agent) readAhead(work context.Context, d delivery) {
+	cluster := d.received.Request.ClusterID
+	if d.order != nil || d.received.Refusal != nil || d.again || a.leftAlone.Load() || time.Now().UnixNano() < a.aheadFrom.Load() {
+		return
+	}
+	if record := a.slots.record(cluster); len(record.Active) > 0 || len(record.Queue) > 0 {
+		return
+	}
+	a.running.Go(func() {
+		// What comes of it is in the cache, errors too.
+		_, _ = a.facts.of(work, cluster, func() uint64 { return a.slots.record(cluster).Generation }, true)
+	})
+}
+
+// readAheadInVain: the request was none to decide on. In a storm of duplicates it
+// would be so for each.
+func (a *Agent) readAheadInVain() { a.aheadFrom.Store(time.Now().Add(aheadPause).UnixNano()) }
 
 // readFacts gives q what OCP shows. That may take long: others have something to do
 // meanwhile.
