@@ -77,6 +77,7 @@ type Agent struct {
 	news      atomic.Uint64 // counts what people change: policies, pauses
 	leftAlone atomic.Bool   // OCP, because it does not answer
 	changed   chan struct{} // leftAlone has
+	aheadFrom atomic.Int64  // when facts may be read ahead again, in nanoseconds of Unix time
 
 	mu      sync.Mutex
 	under   context.Context // what everything that is under way belongs to
@@ -273,6 +274,7 @@ func (a *Agent) deliver(work context.Context, id string, d delivery) {
 	if h == nil {
 		h = &held{id: id}
 		a.held[id] = h
+		a.readAhead(work, d)
 	}
 	h.inbox = append(h.inbox, d)
 	a.wake(work, h)

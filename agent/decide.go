@@ -16,6 +16,8 @@ import (
 const (
 	// factsTooOld: an OCP that takes so long to answer shows how the cluster was.
 	factsTooOld = 15 * time.Second
+	// aheadPause is for how long no facts are read ahead after some were of no use.
+	aheadPause = time.Minute
 	// sweepEvery is how often slots are looked for that operations left behind.
 	sweepEvery = 5 * time.Second
 	// sweepHead is how many in the queue of a cluster are looked at: those that others wait for.
@@ -92,14 +94,8 @@ func (a *Agent) decideInSilence(ctx context.Context, q *guard.Question) (Decided
 // decideOn decides by old facts where these are good enough to wait by, and by
 // fresh ones otherwise: those that wait must not make a storm of calls to OCP.
 func (a *Agent) decideOn(ctx context.Context, q *guard.Question) (Decided, error) {
-	cluster := q.Operation.ClusterID
 	for fresh := q.Operation.Request.DryRun; ; fresh = true {
-		generation := a.slots.record(cluster).Generation
-		var err error
-		q.Facts, err = a.facts.of(ctx, cluster, generation, fresh)
-		if err == nil && q.Policy.NamesClusters() {
-			q.Facts.ClusterName, err = a.facts.name(ctx, cluster)
-		}
+		err := a.readFacts(ctx, q, fresh)
 		if err == nil && fresh && time.Since(q.Facts.ReadAt) > factsTooOld {
 			err = fmt.Errorf("OCP took %s to answer", time.Since(q.Facts.ReadAt).Round(time.Second))
 		}
@@ -115,6 +111,40 @@ func (a *Agent) decideOn(ctx context.Context, q *guard.Question) (Decided, error
 			return Decided{Decision: decision}, err
 		}
 	}
+}
+
+// readAhead has facts of a cluster read while the journal is read and written for a
+// request that seems to be the first of its key, in a cluster where nothing is under
+// way: it will most likely be decided by them.
+func (a *Agent) readAhead(work context.Context, d delivery) {
+	cluster := d.received.Request.ClusterID
+	if d.order != nil || d.received.Refusal != nil || d.again || a.leftAlone.Load() || time.Now().UnixNano() < a.aheadFrom.Load() {
+		return
+	}
+	if record := a.slots.record(cluster); len(record.Active) > 0 || len(record.Queue) > 0 {
+		return
+	}
+	a.running.Go(func() {
+		// What comes of it is in the cache, errors too.
+		_, _ = a.facts.of(work, cluster, func() uint64 { return a.slots.record(cluster).Generation }, true)
+	})
+}
+
+// readAheadInVain: the request was none to decide on. In a storm of duplicates it
+// would be so for each.
+func (a *Agent) readAheadInVain() { a.aheadFrom.Store(time.Now().Add(aheadPause).UnixNano()) }
+
+// readFacts gives q what OCP shows. That may take long: others have something to do
+// meanwhile.
+func (a *Agent) readFacts(ctx context.Context, q *guard.Question, fresh bool) (err error) {
+	<-a.active
+	defer func() { a.active <- struct{}{} }()
+	cluster := q.Operation.ClusterID
+	q.Facts, err = a.facts.of(ctx, cluster, func() uint64 { return a.slots.record(cluster).Generation }, fresh)
+	if err == nil && q.Policy.NamesClusters() {
+		q.Facts.ClusterName, err = a.facts.name(ctx, cluster)
+	}
+	return err
 }
 
 // settle decides on the record as it is and writes what follows into it: the slot,
@@ -235,13 +265,8 @@ func (a *Agent) giveBack(ctx context.Context, op events.Operation) error {
 // mayApprove says why somebody may not approve op; nil where they may.
 func (a *Agent) mayApprove(ctx context.Context, op events.Operation, by string) (refusal error, err error) {
 	q := guard.Question{Policy: a.policy.Load(), Operation: op, Now: time.Now()}
-	if q.Facts, err = a.facts.of(ctx, op.ClusterID, a.slots.record(op.ClusterID).Generation, false); err != nil {
+	if err := a.readFacts(ctx, &q, false); err != nil {
 		return nil, fmt.Errorf("find out who may approve operation %s: %w", op.OperationID, err)
-	}
-	if q.Policy.NamesClusters() {
-		if q.Facts.ClusterName, err = a.facts.name(ctx, op.ClusterID); err != nil {
-			return nil, fmt.Errorf("find out who may approve operation %s: %w", op.OperationID, err)
-		}
 	}
 	return q.MayApprove(by), nil
 }

@@ -14,7 +14,8 @@ import (
 
 const (
 	// factsFresh is how old facts may be that an operation is allowed by, and how
-	// seldom OCP is asked for those of one cluster.
+	// seldom OCP is asked for those of one cluster, unless a slot in it was taken or
+	// given back since.
 	factsFresh = time.Second
 	// factsOld is how old facts may be that an operation only waits by.
 	factsOld = time.Minute
@@ -38,12 +39,12 @@ type facts struct {
 }
 
 func newFacts(client *ocp.Client) *facts {
-	return &facts{ocp: client, clusters: map[int64]*shared[guard.Facts]{}}
+	return &facts{ocp: client, names: shared[map[int64]string]{pause: factsFresh}, clusters: map[int64]*shared[guard.Facts]{}}
 }
 
-// of returns facts of a cluster: fresh, and not from before its record had the
-// generation, or else old ones, which cost nothing.
-func (f *facts) of(ctx context.Context, cluster int64, generation uint64, fresh bool) (guard.Facts, error) {
+// of returns facts of a cluster: fresh, and of the generation that its record has
+// once it is this one's turn, or else old ones, which cost nothing.
+func (f *facts) of(ctx context.Context, cluster int64, generation func() uint64, fresh bool) (guard.Facts, error) {
 	f.mu.Lock()
 	s := f.clusters[cluster]
 	if s == nil {
@@ -53,10 +54,10 @@ func (f *facts) of(ctx context.Context, cluster int64, generation uint64, fresh 
 	f.mu.Unlock()
 	return s.get(ctx, func(known guard.Facts, age time.Duration) bool {
 		if fresh {
-			return known.Generation == generation && age <= factsFresh
+			return known.Generation == generation() && age <= factsFresh
 		}
 		return age <= factsOld
-	}, func() (guard.Facts, error) { return f.read(ctx, cluster, generation) })
+	}, func() (guard.Facts, error) { return f.read(ctx, cluster, generation()) })
 }
 
 // read asks OCP for the topology and for what runs there, at the same time.
@@ -140,9 +141,10 @@ func (f *facts) name(ctx context.Context, cluster int64) (string, error) {
 	return names[cluster], err
 }
 
-// shared is a value that many ask for and one reads, at most once a second, errors
-// included: a storm of requests must not become a storm of calls.
+// shared is a value that many ask for and one reads. An error is everybody's for a
+// second: a storm of requests must not become a storm of calls.
 type shared[T any] struct {
+	pause   time.Duration // between the beginnings of two readings, at least
 	reading sync.Mutex
 	value   T
 	err     error
@@ -158,11 +160,10 @@ func (s *shared[T]) get(ctx context.Context, good func(value T, age time.Duratio
 		if s.err == nil && good(s.value, time.Since(s.began)) {
 			return s.value, nil
 		}
-		rest := time.Until(s.began.Add(factsFresh))
-		if rest > 0 && s.err != nil {
+		if s.err != nil && time.Since(s.began) < factsFresh {
 			return none, s.err
 		}
-		if rest > 0 {
+		if rest := time.Until(s.began.Add(s.pause)); rest > 0 {
 			select {
 			case <-ctx.Done():
 				return none, ctx.Err()

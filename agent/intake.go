@@ -32,6 +32,7 @@ var errStreamsGone = fmt.Errorf("stream %s or its consumer %s was deleted; nothi
 type delivery struct {
 	msg      jetstream.Msg
 	received Received
+	again    bool     // it was delivered before
 	order    *Ordered // set: an order, and no request
 	fallback string   // key by which the request is refused where its own belongs to another
 }
@@ -109,7 +110,7 @@ func receive(msg jetstream.Msg) (delivery, error) {
 	}
 	// The sequence alone is no key: it starts again at 1 where the stream is made anew.
 	fallback := fmt.Sprintf("%s/%d@%s", events.RequestStream, meta.Sequence.Stream, meta.Timestamp.UTC().Format(time.RFC3339Nano))
-	d := delivery{msg: msg, fallback: fallback}
+	d := delivery{msg: msg, fallback: fallback, again: meta.NumDelivered > 1}
 	d.received = Received{Sequence: meta.Sequence.Stream, At: meta.Timestamp.UTC()}
 	d.received.Received, err = events.DecodeRequest(msg.Subject(), msg.Headers(), msg.Data(), fallback)
 	if err != nil {
@@ -199,6 +200,7 @@ func (a *Agent) admitOnce(ctx context.Context, h *held, inbox *[]delivery) error
 	if len(duplicates) == 0 {
 		return nil
 	}
+	a.readAheadInVain()
 	*inbox = duplicates
 	if err := a.step(ctx, h, Duplicated{Count: len(duplicates)}); err != nil {
 		return err

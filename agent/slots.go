@@ -191,15 +191,13 @@ func (s *slots) latest(key string) versioned {
 	return s.known[key]
 }
 
-// learn keeps the later of what it knows and v, and returns what it knew.
-func (s *slots) learn(key string, v versioned) (before versioned) {
+// learn keeps the later of what it knows and v.
+func (s *slots) learn(key string, v versioned) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	before = s.known[key]
-	if v.revision > before.revision {
+	if v.revision > s.known[key].revision {
 		s.known[key] = v
 	}
-	return before
 }
 
 // decodeKnown reads a value; the zero value where there is none.
@@ -221,27 +219,33 @@ func decodeKnown[T any](v versioned) (T, uint64, error) {
 var errRecord = errors.New("it cannot be understood")
 
 // watch learns what others write until ctx ends, and calls changed for each cluster
-// in which a slot was taken or given back. It calls ready once it knows everything
-// that is there.
+// in which a slot was taken or given back, by this agent too. It calls ready once it
+// knows everything that is there.
 func (s *slots) watch(ctx context.Context, ready func(), changed func(cluster int64)) error {
+	type state struct {
+		generation uint64
+		queue      int
+	}
+	shown := map[int64]state{} // not what is known: that has this agent's own writes already
 	return watch(ctx, s.bucket, ">", ready, func(entry jetstream.KeyValueEntry) {
 		v := versioned{entry.Value(), entry.Revision()}
 		if entry.Operation() != jetstream.KeyValuePut {
 			v.value = nil // deleted by hand
 		}
-		before := s.learn(entry.Key(), v)
+		s.learn(entry.Key(), v)
 		cluster, err := strconv.ParseInt(entry.Key(), 10, 64)
 		if err != nil {
 			return
 		}
-		was, _, errWas := decodeKnown[guard.Record](before)
-		is, _, errIs := decodeKnown[guard.Record](v)
-		if errIs != nil {
-			s.log.Error("the record of a cluster cannot be understood: nothing is done in it", "bucket", events.ClusterBucket, "cluster", cluster, "error", errIs)
+		record, _, err := decodeKnown[guard.Record](v)
+		if err != nil {
+			s.log.Error("the record of a cluster cannot be understood: nothing is done in it", "bucket", events.ClusterBucket, "cluster", cluster, "error", err)
 		}
-		if errWas != nil || errIs != nil || was.Generation != is.Generation || len(was.Queue) != len(is.Queue) {
+		now := state{record.Generation, len(record.Queue)}
+		if err != nil || now != shown[cluster] {
 			changed(cluster)
 		}
+		shown[cluster] = now
 	})
 }
 

@@ -87,6 +87,48 @@ func TestTheLastSlotIsNeverTakenTwice(t *testing.T) {
 	}
 }
 
+// Those that wait in the same agent must hear of its own writes too, whichever comes
+// first: the answer to the write or the watch.
+func TestWhoWaitsIsToldOfEverySlotThatComesFree(t *testing.T) {
+	t.Parallel()
+	r, _, _ := newJournal(t)
+	bucket, err := r.js.KeyValue(t.Context(), events.ClusterBucket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newSlots(bucket, slog.New(slog.DiscardHandler))
+	ready, told, done := make(chan struct{}), make(chan int64, 1000), make(chan error, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		done <- s.watch(ctx, sync.OnceFunc(func() { close(ready) }), func(cluster int64) { told <- cluster })
+	}()
+	<-ready
+	await := func(what string) {
+		select {
+		case <-told:
+		case <-time.After(testPatience):
+			t.Fatal("nobody is told of a slot that was", what)
+		}
+	}
+	for i := range 50 {
+		id := fmt.Sprint(i)
+		if taken, err := take(t.Context(), s, id); err != nil || !taken {
+			t.Fatalf("slot not taken: %v, %v", taken, err)
+		}
+		await("taken")
+		if err := s.update(t.Context(), 1, func(record *guard.Record) bool {
+			return record.Give(events.Operation{OperationID: id, Steps: 1, State: events.Cancelled}, 0, time.Now())
+		}); err != nil {
+			t.Fatal(err)
+		}
+		await("given back")
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
 func TestARecordThatWasDeletedByHandIsMadeAnew(t *testing.T) {
 	t.Parallel()
 	s := newSlotsTest(t, 1)[0]

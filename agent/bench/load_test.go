@@ -29,7 +29,7 @@ var (
 	flagRounds  = flag.Int("load.rounds", 0, "rounds of each; 0: 1 where short, else 5")
 	flagDir     = flag.String("load.dir", "", "directory for raw data and profiles, absolute; empty: none are kept")
 	flagProfile = flag.String("load.profile", "", "profile of the agent to keep beside each load: cpu, heap, allocs, …")
-	flagPolicy  = flag.String("load.policy", "", "policy file of the agent, absolute; empty: the built-in policy")
+	flagBinary  = flag.String("load.binary", "", "the program to measure, absolute, to compare two; empty: this tree's")
 )
 
 // patience is for what must happen; it is never waited out.
@@ -271,16 +271,16 @@ func storm(t *testing.T, s size, all *table) {
 		all.add("storm, duplicates settled", "/s", "≥ 0.6", float64(s.storm)/took.Seconds(), float64(s.storm)/tookBare.Seconds())
 		all.add("storm, memory", "MiB", "≤ 1 of 150 MiB", resident, 150)
 
-		// Others come in the middle of it, of a cluster that no other request is about.
+		// Others come in the middle of it, each of a cluster that no other request is about.
 		const cluster = 200
 		arrived := make(chan time.Time, len(ours))
 		r.ocp.posted = func(c, _ int64) {
-			if c == cluster {
+			if c >= cluster {
 				arrived <- time.Now()
 			}
 		}
 		calls := r.othersInAStorm(ours, arrived, func(i int) *nats.Msg {
-			return requestFor(fmt.Sprintf("other-%d-%d", round, i), cluster, int64(1+i%servers))
+			return requestFor(fmt.Sprintf("other-%d-%d", round, i), int64(cluster+i), int64(1+round))
 		})
 		r.awaitEmpty(events.RequestStream, 0)
 		r.ocp.posted = func(int64, int64) {}
