@@ -14,8 +14,7 @@ import (
 
 const (
 	// factsFresh is how old facts may be that an operation is allowed by, and how
-	// seldom OCP is asked for those of one cluster, unless a slot in it was taken or
-	// given back since.
+	// seldom OCP is asked for those of one cluster.
 	factsFresh = time.Second
 	// factsOld is how old facts may be that an operation only waits by.
 	factsOld = time.Minute
@@ -48,7 +47,7 @@ func (f *facts) of(ctx context.Context, cluster int64, generation func() uint64,
 	f.mu.Lock()
 	s := f.clusters[cluster]
 	if s == nil {
-		s = &shared[guard.Facts]{}
+		s = &shared[guard.Facts]{pause: factsFresh}
 		f.clusters[cluster] = s
 	}
 	f.mu.Unlock()
