@@ -153,7 +153,7 @@ func (a *Agent) measureBudgets() {
 	for cluster, record := range a.slots.all() {
 		q.Record, q.Operation.ClusterID = record, cluster
 		used, _ := q.BudgetsUsed()
-		highest = max(highest, used)
+		highest = min(max(highest, used), 1) // an override by the cluster's name may give it more
 	}
 	a.Metrics.BudgetUsed.WithLabelValues("cluster").Set(highest)
 	a.Metrics.BudgetUsed.WithLabelValues("fleet").Set(fleet)
