@@ -5,7 +5,7 @@
 // Read operation.go first: it is the life of an operation as one pure function.
 // agent.go carries out what it says, wake.go when. The stages are intake.go, decide.go,
 // submit.go and follow.go; journal.go, slots.go and control.go are what agents
-// share. The package imports events, metrics, agent/guard and agent/ocp.
+// share. The package imports events, metrics and the packages below it.
 package agent
 
 import (
