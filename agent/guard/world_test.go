@@ -502,7 +502,11 @@ func TestNothingAllowedBreaksTheRulesAndNothingWaitsForEver(t *testing.T) {
 			t.Error(breach)
 		}
 	})
-	if allowed < 300 {
+	enough := 300
+	if testing.Short() { // a fifth of the worlds
+		enough = 30
+	}
+	if allowed < enough {
 		t.Errorf("%d servers were taken down in all worlds together: too few to show anything", allowed)
 	}
 }

@@ -41,6 +41,9 @@ func follow(ctx context.Context, js jetstream.JetStream, target followTarget, ou
 	defer cancel()
 	f := follower{target: target, out: out}
 	err := f.run(ctx, js)
+	if err != nil && ctx.Err() != nil { // whatever it was that did not come in time
+		err = context.Cause(ctx)
+	}
 	if out.live && f.following {
 		f.settle()
 	}
