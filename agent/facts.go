@@ -59,10 +59,12 @@ func (f *facts) of(ctx context.Context, cluster int64, generation func() uint64,
 	}, func() (guard.Facts, error) { return f.read(ctx, cluster, generation()) })
 }
 
-// read asks OCP for the topology and for what runs there, at the same time.
+// read asks OCP for the topology and for what runs there, at the same time. One that
+// fails does not cut off the other: of an OCP that was left alone only one is let
+// through, and its answer is what ends that.
 func (f *facts) read(ctx context.Context, cluster int64, generation uint64) (guard.Facts, error) {
-	read, parent := guard.Facts{ClusterID: cluster, Generation: generation, ReadAt: time.Now()}, ctx
-	group, ctx := errgroup.WithContext(ctx)
+	read := guard.Facts{ClusterID: cluster, Generation: generation, ReadAt: time.Now()}
+	var group errgroup.Group
 	group.Go(func() (err error) {
 		read.Zones, err = f.ocp.Zones(ctx, cluster)
 		if err == nil && len(read.Zones) == 0 { // no cluster is without zones: none such, or an answer that is none
@@ -86,7 +88,7 @@ func (f *facts) read(ctx context.Context, cluster int64, generation uint64) (gua
 		return read, err
 	}
 	if len(read.Tasks) == 0 && !read.TasksHidden && guard.InBetween(read.Zones) {
-		return read, f.readFailed(parent, &read)
+		return read, f.readFailed(ctx, &read)
 	}
 	return read, nil
 }
