@@ -340,6 +340,9 @@ func (a *Agent) hurry(h *held) {
 // answers again. It does not block, and may be called at any time.
 func (a *Agent) OCPLeftAlone(alone bool) {
 	a.leftAlone.Store(alone)
+	if !alone {
+		a.facts.forgetErrors()
+	}
 	select {
 	case a.changed <- struct{}{}:
 	default:
@@ -369,15 +372,20 @@ func (a *Agent) tryOCP(ctx context.Context) {
 }
 
 // hurrySpared has as many of the operations go on that may wait because OCP does not
-// answer. To look sooner than need be does no harm.
+// answer; where all are to, also those that hear at this moment that it does not. To look sooner than need be does no harm.
 func (a *Agent) hurrySpared(most int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	all := most == math.MaxInt
 	for _, h := range a.held {
 		if most == 0 {
 			return
 		}
-		if !h.busy && h.owner != nil && h.waitsForOCP() { // nobody is at it, and a.mu is held
+		switch {
+		case h.owner == nil:
+		case h.busy && all:
+			a.hurry(h)
+		case !h.busy && h.waitsForOCP(): // nobody is at it, and a.mu is held
 			a.hurry(h)
 			most--
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -28,14 +29,20 @@ const (
 type facts struct {
 	ocp   *ocp.Client
 	names shared[map[int64]string]
+	back  atomic.Int64 // when OCP answered again that had been left alone, in nanoseconds of Unix time
 
 	mu       sync.Mutex
 	clusters map[int64]*shared[guard.Facts]
 }
 
 func newFacts(client *ocp.Client) *facts {
-	return &facts{ocp: client, names: shared[map[int64]string]{pause: factsFresh}, clusters: map[int64]*shared[guard.Facts]{}}
+	f := &facts{ocp: client, clusters: map[int64]*shared[guard.Facts]{}}
+	f.names = shared[map[int64]string]{pause: factsFresh, back: &f.back}
+	return f
 }
+
+// forgetErrors: OCP answers again.
+func (f *facts) forgetErrors() { f.back.Store(time.Now().UnixNano()) }
 
 // of returns facts of a cluster: fresh, and of the generation that its record has
 // once it is this one's turn, or else old ones, which cost nothing.
@@ -43,7 +50,7 @@ func (f *facts) of(ctx context.Context, cluster int64, generation func() uint64,
 	f.mu.Lock()
 	s := f.clusters[cluster]
 	if s == nil {
-		s = &shared[guard.Facts]{}
+		s = &shared[guard.Facts]{back: &f.back}
 		f.clusters[cluster] = s
 	}
 	f.mu.Unlock()
@@ -55,10 +62,12 @@ func (f *facts) of(ctx context.Context, cluster int64, generation func() uint64,
 	}, func() (guard.Facts, error) { return f.read(ctx, cluster, generation()) })
 }
 
-// read asks OCP for the topology and for what runs there, at the same time.
+// read asks OCP for the topology and for what runs there, at the same time. One that
+// fails does not cut off the other: of an OCP that was left alone only one is let
+// through, and its answer is what ends that.
 func (f *facts) read(ctx context.Context, cluster int64, generation uint64) (guard.Facts, error) {
 	read := guard.Facts{ClusterID: cluster, Generation: generation, ReadAt: time.Now()}
-	group, ctx := errgroup.WithContext(ctx)
+	var group errgroup.Group
 	group.Go(func() (err error) {
 		read.Zones, err = f.ocp.Zones(ctx, cluster)
 		if err == nil && len(read.Zones) == 0 { // no cluster is without zones: none such, or an answer that is none
@@ -102,6 +111,7 @@ func (f *facts) name(ctx context.Context, cluster int64) (string, error) {
 // second: a storm of requests must not become a storm of calls.
 type shared[T any] struct {
 	pause   time.Duration // between the beginnings of two readings, at least
+	back    *atomic.Int64 // errors from before this moment are nobody's
 	reading sync.Mutex
 	value   T
 	err     error
@@ -117,7 +127,7 @@ func (s *shared[T]) get(ctx context.Context, good func(value T, age time.Duratio
 		if s.err == nil && good(s.value, time.Since(s.began)) {
 			return s.value, nil
 		}
-		if s.err != nil && time.Since(s.began) < factsFresh {
+		if s.err != nil && time.Since(s.began) < factsFresh && s.began.UnixNano() > s.back.Load() {
 			return none, s.err
 		}
 		if rest := time.Until(s.began.Add(s.pause)); rest > 0 {
