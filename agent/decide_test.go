@@ -299,7 +299,7 @@ func (r *rig) awaitRecord(cluster int64, as func(guard.Record) bool) {
 				continue
 			}
 			last = entry.Value()
-			if record, _, err := decodeKnown[guard.Record](versioned{entry.Value(), entry.Revision()}); err == nil && as(record) {
+			if record, _, err := decodeKnown[guard.Record](versioned{value: entry.Value(), revision: entry.Revision()}); err == nil && as(record) {
 				return
 			}
 		}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"slices"
 	"strconv"
 	"sync"
 
@@ -44,6 +45,7 @@ type slots struct {
 type versioned struct {
 	value    []byte
 	revision uint64
+	decoded  any // of value, once somebody has asked: it is asked for far more often than it changes
 }
 
 func newSlots(bucket jetstream.KeyValue, log *slog.Logger) *slots {
@@ -54,7 +56,7 @@ func clusterKey(cluster int64) string { return strconv.FormatInt(cluster, 10) }
 
 // record is the record of a cluster as this agent knows it.
 func (s *slots) record(cluster int64) guard.Record {
-	record, _, err := decodeKnown[guard.Record](s.latest(clusterKey(cluster)))
+	record, _, err := knownAs[guard.Record](s, clusterKey(cluster))
 	if err != nil {
 		return guard.Record{} // whoever is to change it meets the error
 	}
@@ -63,7 +65,7 @@ func (s *slots) record(cluster int64) guard.Record {
 
 // fleet is the record of all clusters together as this agent knows it.
 func (s *slots) fleet() guard.Fleet {
-	fleet, _, err := decodeKnown[guard.Fleet](s.latest(fleetKey))
+	fleet, _, err := knownAs[guard.Fleet](s, fleetKey)
 	if err != nil {
 		return guard.Fleet{} // whoever is to change it meets the error
 	}
@@ -73,15 +75,15 @@ func (s *slots) fleet() guard.Fleet {
 // all are the records of all clusters as this agent knows them.
 func (s *slots) all() map[int64]guard.Record {
 	s.mu.Lock()
-	known := maps.Clone(s.known)
+	keys := slices.Collect(maps.Keys(s.known))
 	s.mu.Unlock()
 	all := map[int64]guard.Record{}
-	for key, v := range known {
+	for _, key := range keys {
 		cluster, err := strconv.ParseInt(key, 10, 64)
 		if err != nil {
 			continue
 		}
-		if record, _, err := decodeKnown[guard.Record](v); err == nil {
+		if record, _, err := knownAs[guard.Record](s, key); err == nil {
 			all[cluster] = record
 		}
 	}
@@ -123,9 +125,8 @@ func (s *slots) queue(cluster int64) (unlock func()) {
 }
 
 func update[T any](ctx context.Context, s *slots, key string, sure bool, change func(*T) bool) error {
-	known := s.latest(key)
-	for {
-		value, revision, err := decodeKnown[T](known)
+	value, revision, err := knownAs[T](s, key)
+	for ; ; value, revision, err = readAs[T](ctx, s, key) {
 		if err != nil {
 			return err
 		}
@@ -134,9 +135,6 @@ func update[T any](ctx context.Context, s *slots, key string, sure bool, change 
 				return nil
 			}
 			sure = false
-			if known, err = s.read(ctx, key); err != nil {
-				return err
-			}
 			continue
 		}
 		encoded, err := json.Marshal(value)
@@ -145,7 +143,7 @@ func update[T any](ctx context.Context, s *slots, key string, sure bool, change 
 		}
 		written, err := s.write(ctx, key, encoded, revision)
 		if err == nil {
-			s.learn(key, versioned{encoded, written})
+			s.learn(key, versioned{value: encoded, revision: written})
 			return nil
 		}
 		if errors.Is(err, jetstream.ErrNoStreamResponse) || errors.Is(err, nats.ErrNoResponders) {
@@ -155,9 +153,6 @@ func update[T any](ctx context.Context, s *slots, key string, sure bool, change 
 			return fmt.Errorf("write: %w", err)
 		}
 		sure = false
-		if known, err = s.read(ctx, key); err != nil {
-			return err
-		}
 	}
 }
 
@@ -180,15 +175,34 @@ func (s *slots) read(ctx context.Context, key string) (versioned, error) {
 	if err != nil {
 		return versioned{}, fmt.Errorf("read: %w", err)
 	}
-	read := versioned{entry.Value(), entry.Revision()}
+	read := versioned{value: entry.Value(), revision: entry.Revision()}
 	s.learn(key, read)
 	return read, nil
 }
 
-func (s *slots) latest(key string) versioned {
+func readAs[T any](ctx context.Context, s *slots, key string) (T, uint64, error) {
+	read, err := s.read(ctx, key)
+	if err != nil {
+		var none T
+		return none, 0, err
+	}
+	return decodeKnown[T](read)
+}
+
+// knownAs is what is known under a key. Others get the same: it is never changed in place.
+func knownAs[T any](s *slots, key string) (T, uint64, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.known[key]
+	v := s.known[key]
+	if value, ok := v.decoded.(T); ok {
+		return value, v.revision, nil
+	}
+	value, revision, err := decodeKnown[T](v)
+	if err == nil && revision > 0 {
+		v.decoded = value
+		s.known[key] = v
+	}
+	return value, revision, err
 }
 
 // learn keeps the later of what it knows and v.
@@ -228,7 +242,7 @@ func (s *slots) watch(ctx context.Context, ready func(), changed func(cluster in
 	}
 	shown := map[int64]state{} // not what is known: that has this agent's own writes already
 	return watch(ctx, s.bucket, ">", ready, func(entry jetstream.KeyValueEntry) {
-		v := versioned{entry.Value(), entry.Revision()}
+		v := versioned{value: entry.Value(), revision: entry.Revision()}
 		if entry.Operation() != jetstream.KeyValuePut {
 			v.value = nil // deleted by hand
 		}

@@ -158,7 +158,12 @@ func TestWhatIsNoRecordHoldsEverythingBack(t *testing.T) {
 	if _, err := s.bucket.Put(t.Context(), "1", []byte(`{"actve":[]}`)); err != nil {
 		t.Fatal(err)
 	}
-	for s.latest("1").revision == 0 { // until the watch has seen it
+	seen := func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.known["1"].revision > 0
+	}
+	for !seen() { // until the watch has seen it
 		select {
 		case <-t.Context().Done():
 			t.Fatal("never seen")
