@@ -367,13 +367,14 @@ func (l *load) retry(w *wish, e event) {
 }
 
 // mend has the server run, as a person would see to it, unless another operation
-// concerns it still. The caller holds l.mu.
+// concerns it still; that one waits where a failed task has left the server halfway.
+// The caller holds l.mu.
 func (l *load) mend(id string, w *wish) {
 	w.mending = true
 	l.later(time.Second, func() {
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		if w.server.users == 1 {
+		if w.server.users == 1 || l.halfway(w.server.id) {
 			w.server.stopped = false
 			l.mended = append(l.mended, mending{at: time.Now(), server: w.server.id})
 			if err := l.sim.SetServer(w.server.cluster, w.server.id, "RUNNING", "ACTIVE"); err != nil {
@@ -382,6 +383,26 @@ func (l *load) mend(id string, w *wish) {
 		}
 		l.release(id, w)
 	})
+}
+
+// halfway reports whether a server is on its way somewhere and nothing moves it any more.
+func (l *load) halfway(id int64) bool {
+	state := l.sim.State()
+	for _, t := range state.Tasks {
+		if t.Status == "RUNNING" && slices.Contains(t.Servers, id) {
+			return false
+		}
+	}
+	for _, c := range state.Clusters {
+		for _, z := range c.Zones {
+			for _, s := range z.Servers {
+				if s.ID == id {
+					return s.Status != "RUNNING" && s.Status != "STOPPED"
+				}
+			}
+		}
+	}
+	return false
 }
 
 // rest is what is still to be published, and which operations are to end.
