@@ -11,7 +11,9 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
@@ -195,26 +197,47 @@ func (d *demo) publish(ctx context.Context, subject, body, key string) error {
 	return err
 }
 
-// showMetrics prints the lines of /metrics that tell the story again.
+// showMetrics prints the lines of /metrics that tell the story again. What has just
+// ended is counted a moment after its event.
 func (d *demo) showMetrics(ctx context.Context) error {
+	const last = `obwarden_operations_total{kind="stop",outcome="failed"} 1`
+	for tries := 0; ; tries++ {
+		lines, err := d.readMetrics(ctx)
+		if err != nil {
+			return err
+		}
+		if !slices.Contains(lines, last) && tries < 100 {
+			time.Sleep(20 * time.Millisecond)
+			continue
+		}
+		for _, l := range lines {
+			d.out.println("  " + l)
+		}
+		return nil
+	}
+}
+
+// readMetrics reads those that have moved.
+func (d *demo) readMetrics(ctx context.Context) ([]string, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, d.at.HTTP+web.MetricsPath, nil)
 	if err != nil {
-		return fmt.Errorf("read metrics: %w", err)
+		return nil, fmt.Errorf("read metrics: %w", err)
 	}
 	response, err := http.DefaultClient.Do(request)
 	if err != nil {
-		return fmt.Errorf("read metrics: %w", err)
+		return nil, fmt.Errorf("read metrics: %w", err)
 	}
 	defer response.Body.Close()
-	lines := bufio.NewScanner(io.LimitReader(response.Body, 8<<20))
-	for lines.Scan() {
+	var lines []string
+	scanner := bufio.NewScanner(io.LimitReader(response.Body, 8<<20))
+	for scanner.Scan() {
 		for _, name := range []string{"requests_total", "operations_total", "operation_duration_seconds_sum", "subtask_failures_total", "guard_decisions_total", "journal_append_duration_seconds_count"} {
-			if strings.HasPrefix(lines.Text(), "obwarden_"+name) && !strings.HasSuffix(lines.Text(), " 0") {
-				d.out.println("  " + lines.Text())
+			if strings.HasPrefix(scanner.Text(), "obwarden_"+name) && !strings.HasSuffix(scanner.Text(), " 0") {
+				lines = append(lines, scanner.Text())
 			}
 		}
 	}
-	return lines.Err()
+	return lines, scanner.Err()
 }
 
 // invite says how to go on from another terminal.
