@@ -185,6 +185,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		return a.intake(ctx, work)
 	})
 	group.Go(func() error { return a.keepAlive(ctx) })
+	group.Go(func() error { return a.tidy(ctx) })
 	group.Go(func() error { a.tryOCP(ctx); return nil })
 	<-ctx.Done()
 	a.shutdown(stop)

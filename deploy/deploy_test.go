@@ -264,6 +264,13 @@ func TestAgent(t *testing.T) {
 	if err := errors.Join(msg.InProgress(), msg.DoubleAck(ctx)); err != nil {
 		t.Error(err)
 	}
+	requests, err := agent.js.Stream(ctx, events.RequestStream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := requests.Purge(ctx, jetstream.WithPurgeSequence(1)); err != nil {
+		t.Error(err)
+	}
 	agent.append(accepted(1))
 	if _, err := streams.Operations.GetLastMsgForSubject(ctx, events.OperationSubjects(events.OperationID("key-1"))); err != nil {
 		t.Error(err)
@@ -301,7 +308,7 @@ func TestAgent(t *testing.T) {
 	agent.mustHaveBeenAllowed()
 
 	agent.mustNotPublish("$JS.API.STREAM.DELETE." + events.OperationStream)
-	agent.mustNotPublish("$JS.API.STREAM.PURGE." + events.RequestStream)
+	agent.mustNotPublish("$JS.API.STREAM.PURGE." + events.OperationStream)
 	agent.mustNotPublish("$JS.API.STREAM.UPDATE." + events.OperationStream)
 	agent.mustNotPublish("$JS.API.CONSUMER.DELETE." + events.RequestStream + "." + events.Consumer)
 }

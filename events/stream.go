@@ -168,6 +168,36 @@ func CheckStreams(ctx context.Context, js jetstream.JetStream, o StreamOptions) 
 	return nil
 }
 
+// DropAcknowledged removes requests up to a sequence from the request stream that its
+// consumer has acknowledged, and returns the first of them, 0 where there are none, and
+// the sequence up to which all are acknowledged by now. NATS removes each with its
+// acknowledgement, but a server that is killed may come up with many of them again (2.15
+// does) and keep them: nobody gets them, but they fill the stream, and a consumer that is
+// made anew would be given them all. Who asks with what was returned a while ago finds
+// none that is merely on its way out.
+func DropAcknowledged(ctx context.Context, js jetstream.JetStream, upTo uint64) (dropped, acknowledged uint64, err error) {
+	// The consumer first: what it has acknowledged by then is not open in any later state.
+	consumer, err := js.Consumer(ctx, RequestStream, Consumer)
+	if err != nil {
+		return 0, 0, fmt.Errorf("look at consumer %s of stream %s: %w", Consumer, RequestStream, err)
+	}
+	acknowledged = consumer.CachedInfo().AckFloor.Stream
+	stream, err := js.Stream(ctx, RequestStream)
+	if err != nil {
+		return 0, acknowledged, fmt.Errorf("look at stream %s: %w", RequestStream, err)
+	}
+	state := stream.CachedInfo().State
+	upTo = min(upTo, acknowledged)
+	if state.Msgs == 0 || state.FirstSeq > upTo {
+		return 0, acknowledged, nil
+	}
+	if err := stream.Purge(ctx, jetstream.WithPurgeSequence(upTo+1)); err != nil {
+		return 0, acknowledged, fmt.Errorf("drop requests %d to %d, all acknowledged, from stream %s (`nats stream purge %s --seq %d` does it too): %w",
+			state.FirstSeq, upTo, RequestStream, RequestStream, upTo+1, err)
+	}
+	return state.FirstSeq, acknowledged, nil
+}
+
 func sameStream(want jetstream.StreamConfig, stream jetstream.Stream) error {
 	if diff := streamDifferences(want, stream.CachedInfo().Config); len(diff) > 0 {
 		return fmt.Errorf("stream %s is not as this agent would make it: %s; set OBWARDEN_* to what the stream has, or change it with `nats stream edit %s`",

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"sync"
@@ -364,4 +366,97 @@ func TestStreamsOfAServerThatIsGoneAreAnError(t *testing.T) {
 	cancel()
 	_, err := OpenStreams(ctx, js, options())
 	wantError(t, err, "open stream OB_REQUESTS")
+}
+
+// What NATS does when it is killed at a bad moment: its stream comes up as it was, its
+// consumer with all that it has acknowledged since.
+func TestRequestsThatNATSBringsBackAreDroppedAndOpenOnesAreNot(t *testing.T) {
+	t.Parallel()
+	dataDir := t.TempDir()
+	messages := filepath.Join(dataDir, "nats", "jetstream", "$G", "streams", RequestStream, "msgs")
+	before := filepath.Join(t.TempDir(), "msgs")
+	publish := func(js jetstream.JetStream, key string) {
+		t.Helper()
+		if _, err := (Request{IdempotencyKey: key, ClusterID: 1, ServerID: 2}).Publish(t.Context(), js, Stop, "cli"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	take := func(s Streams) jetstream.Msg {
+		t.Helper()
+		msg, err := s.Requests.Next(jetstream.FetchMaxWait(patience))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return msg
+	}
+	drop := func(js jetstream.JetStream, upTo uint64) (dropped, acknowledged uint64) {
+		t.Helper()
+		dropped, acknowledged, err := DropAcknowledged(t.Context(), js, upTo)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return dropped, acknowledged
+	}
+	left := func(js jetstream.JetStream) uint64 {
+		t.Helper()
+		stream, err := js.Stream(t.Context(), RequestStream)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return stream.CachedInfo().State.Msgs
+	}
+	life := func(do func(jetstream.JetStream, Streams)) {
+		t.Helper()
+		server := startServer(t, dataDir)
+		js := connect(t, server)
+		do(js, open(t, js))
+		js.Conn().Close()
+		if err := server.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	life(func(js jetstream.JetStream, _ Streams) {
+		for i := range 4 {
+			publish(js, fmt.Sprint("key-", i+1))
+		}
+	})
+	if err := os.CopyFS(before, os.DirFS(messages)); err != nil {
+		t.Fatal(err)
+	}
+	life(func(js jetstream.JetStream, s Streams) {
+		for range 3 {
+			if err := take(s).DoubleAck(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if dropped, acknowledged := drop(js, 4); dropped != 0 || acknowledged != 3 {
+			t.Errorf("dropped from %d on, acknowledged up to %d, want nothing, 3", dropped, acknowledged)
+		}
+	})
+	if err := errors.Join(os.RemoveAll(messages), os.CopyFS(messages, os.DirFS(before))); err != nil {
+		t.Fatal(err)
+	}
+	life(func(js jetstream.JetStream, s Streams) {
+		if got := left(js); got != 4 {
+			t.Fatalf("%d requests in the stream, want 4: NATS has changed, and this is needed no more", got)
+		}
+		publish(js, "key-5")
+		taken := take(s)
+		if dropped, _ := drop(js, 0); dropped != 0 {
+			t.Errorf("dropped from %d on, which may be on their way out", dropped)
+		}
+		if dropped, acknowledged := drop(js, 1000); dropped != 1 || acknowledged != 3 {
+			t.Errorf("dropped from %d on, acknowledged up to %d, want 1, 3", dropped, acknowledged)
+		}
+		if got := left(js); got != 2 {
+			t.Errorf("%d requests in the stream, want 2: one that is taken, and one that waits", got)
+		}
+		if err := errors.Join(taken.DoubleAck(t.Context()), take(s).DoubleAck(t.Context())); err != nil {
+			t.Error(err)
+		}
+		if got := left(js); got != 0 {
+			t.Errorf("%d requests in the stream when all are acknowledged", got)
+		}
+	})
 }

@@ -37,7 +37,7 @@ var (
 )
 
 const (
-	patience = 2 * time.Minute // for what must happen once the faults have ceased
+	patience = 3 * time.Minute // for what must happen once the faults have ceased
 	slack    = 600 * time.Millisecond
 )
 
