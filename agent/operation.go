@@ -437,7 +437,9 @@ func (m Machine) reconciled(op events.Operation, in Reconciled, now time.Time) E
 			op.Attempt, cause(in.Cause), in.Task.ID, in.Note))
 		return m.running(op, in.Task, now)
 	case Unreadable:
-		return Effects{Append: m.refresh(&op, now), Do: Reconcile, At: now.Add(retryAfter)}
+		// Often one look alone fails; an OCP that is away for long is spared.
+		wait := min(max(now.Sub(in.Since)/4, reconcileAfter), retryAfter)
+		return Effects{Append: m.refresh(&op, now), Do: Reconcile, At: now.Add(wait)}
 	case InBetween:
 		effects := Effects{Do: Reconcile, At: now.Add(max(m.PollMin, m.Settle/10))}
 		if !op.SeenMoving { // on its way: the call did arrive, whatever comes next
