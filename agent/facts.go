@@ -13,9 +13,12 @@ import (
 )
 
 const (
-	// factsFresh is how old facts may be that an operation is allowed by, and how
-	// seldom OCP is asked for those of one cluster.
+	// factsFresh is how old facts may be that an operation is allowed by, and the
+	// longest that one waits for those of a cluster to be read again.
 	factsFresh = time.Second
+	// factsEase is how many times as long as they took to read facts of a cluster are
+	// left alone, so that they cost a slow OCP no more of its time than a quick one.
+	factsEase = 10
 	// factsOld is how old facts may be that an operation only waits by.
 	factsOld = time.Minute
 	// failedWithin is how far back failed tasks are looked for.
@@ -38,7 +41,7 @@ type facts struct {
 }
 
 func newFacts(client *ocp.Client) *facts {
-	return &facts{ocp: client, names: shared[map[int64]string]{pause: factsFresh}, clusters: map[int64]*shared[guard.Facts]{}}
+	return &facts{ocp: client, clusters: map[int64]*shared[guard.Facts]{}}
 }
 
 // of returns facts of a cluster: fresh, and of the generation that its record has
@@ -47,7 +50,7 @@ func (f *facts) of(ctx context.Context, cluster int64, generation func() uint64,
 	f.mu.Lock()
 	s := f.clusters[cluster]
 	if s == nil {
-		s = &shared[guard.Facts]{pause: factsFresh}
+		s = &shared[guard.Facts]{}
 		f.clusters[cluster] = s
 	}
 	f.mu.Unlock()
@@ -145,11 +148,11 @@ func (f *facts) name(ctx context.Context, cluster int64) (string, error) {
 // shared is a value that many ask for and one reads. An error is everybody's for a
 // second: a storm of requests must not become a storm of calls.
 type shared[T any] struct {
-	pause   time.Duration // between the beginnings of two readings, at least
 	reading sync.Mutex
 	value   T
 	err     error
-	began   time.Time // of the latest reading; zero: none
+	began   time.Time     // of the latest reading; zero: none
+	pause   time.Duration // from then to the beginning of the next, at least
 }
 
 // get returns the value if it is good enough, else reads it anew.
@@ -179,6 +182,7 @@ func (s *shared[T]) get(ctx context.Context, good func(value T, age time.Duratio
 		return none, ctx.Err()
 	}
 	s.value, s.err = value, err
+	s.pause = min(factsFresh, factsEase*time.Since(s.began))
 	if ocp.ClassOf(err) == ocp.NotSent { // OCP was not asked: as soon as it may be, it is
 		s.began = time.Time{}
 	}
