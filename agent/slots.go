@@ -240,7 +240,7 @@ func (s *slots) watch(ctx context.Context, ready func(), changed func(cluster in
 		generation uint64
 		queue      int
 	}
-	shown := map[int64]state{} // not what is known: that has this agent's own writes already
+	shown := map[int64]state{} // what changed was called with: what is known has this agent's own writes already
 	return watch(ctx, s.bucket, ">", ready, func(entry jetstream.KeyValueEntry) {
 		v := versioned{value: entry.Value(), revision: entry.Revision()}
 		if entry.Operation() != jetstream.KeyValuePut {
@@ -251,7 +251,8 @@ func (s *slots) watch(ctx context.Context, ready func(), changed func(cluster in
 		if err != nil {
 			return
 		}
-		record, _, err := decodeKnown[guard.Record](v)
+		// Perhaps a later one, by this agent: what is done about it rests on that anyway.
+		record, _, err := knownAs[guard.Record](s, entry.Key())
 		if err != nil {
 			s.log.Error("the record of a cluster cannot be understood: nothing is done in it", "bucket", events.ClusterBucket, "cluster", cluster, "error", err)
 		}
