@@ -101,6 +101,7 @@ type held struct {
 	failures int       // looks in a row that failed
 	refusals int       // looks in a row that OCP refused
 	news     uint64    // what the latest decision knew
+	early    early     // a decision of before its first event was in the journal
 }
 
 // position is what others may read of an operation while it is worked on.
@@ -353,7 +354,7 @@ func (a *Agent) release(h *held) {
 		a.countSubtasks(h.entry.Operation, -1)
 	}
 	a.account(h, position{})
-	h.owner, h.loaded, h.do, h.full = nil, false, "", time.Time{}
+	h.owner, h.loaded, h.do, h.full, h.early = nil, false, "", time.Time{}, early{}
 }
 
 // step feeds the machine and appends what it says. Where others recorded no more

@@ -20,6 +20,9 @@ const (
 	aheadPause = time.Minute
 	// sweepEvery is how often slots are looked for that operations left behind.
 	sweepEvery = 5 * time.Second
+	// earlyFor is how long a decision counts that was made before its operation was in
+	// the journal. It is over before anybody may take out the slot: see sweepCluster.
+	earlyFor = time.Second
 	// sweepHead is how many in the queue of a cluster are looked at: those that others wait for.
 	sweepHead = 4
 )
@@ -36,10 +39,15 @@ const Fail guard.Verdict = "fail"
 // decide asks the guard about h and takes its slot where the word is Allow. retry
 // asks about OCP's failed task instead of a first call.
 func (a *Agent) decide(ctx context.Context, h *held, retry bool) (Decided, error) {
-	op := h.entry.Operation
-	h.news = a.news.Load()
+	op, made := h.entry.Operation, h.early
+	h.news, h.early = a.news.Load(), early{}
 	q := guard.Question{Policy: a.policy.Load(), Operation: op, Retry: retry, Now: time.Now()}
-	decided, err := a.decideInSilence(ctx, &q)
+	if made.holdsFor(op, h.news, q.Now) {
+		q.Facts = made.facts
+	} else {
+		made.decision = guard.Decision{}
+	}
+	decided, err := a.decideInSilence(ctx, &q, made.decision)
 	switch {
 	case errors.Is(err, errRecord):
 		decided = withoutRecord(op, err, q.Now)
@@ -71,7 +79,8 @@ func (a *Agent) decide(ctx context.Context, h *held, retry bool) (Decided, error
 
 // decideInSilence has silences made for what the guard allows, before anything of it
 // is written. What waits for them asks for them first: it is to take no slot meanwhile.
-func (a *Agent) decideInSilence(ctx context.Context, q *guard.Question) (Decided, error) {
+// The guard is not asked where made is its decision.
+func (a *Agent) decideInSilence(ctx context.Context, q *guard.Question, made guard.Decision) (Decided, error) {
 	op := q.Operation
 	waits := func(r *events.Reason) Decided {
 		return Decided{Decision: guard.Decision{Verdict: guard.Wait, Reason: *r}}
@@ -81,7 +90,10 @@ func (a *Agent) decideInSilence(ctx context.Context, q *guard.Question) (Decided
 			return waits(r), ctx.Err()
 		}
 	}
-	decided, err := a.decideOn(ctx, q)
+	decided, err := Decided{Decision: made}, error(nil)
+	if made.Verdict == "" {
+		decided, err = a.decideOn(ctx, q, false)
+	}
 	if err != nil || decided.Verdict != guard.Allow {
 		return decided, err
 	}
@@ -92,8 +104,9 @@ func (a *Agent) decideInSilence(ctx context.Context, q *guard.Question) (Decided
 }
 
 // decideOn decides by old facts where these are good enough to wait by, and by
-// fresh ones otherwise: those that wait must not make a storm of calls to OCP.
-func (a *Agent) decideOn(ctx context.Context, q *guard.Question) (Decided, error) {
+// fresh ones otherwise: those that wait must not make a storm of calls to OCP. Where it
+// is early nothing is written but what is allowed.
+func (a *Agent) decideOn(ctx context.Context, q *guard.Question, early bool) (Decided, error) {
 	for fresh := q.Operation.Request.DryRun; ; fresh = true {
 		err := a.readFacts(ctx, q, fresh)
 		if err == nil && fresh && time.Since(q.Facts.ReadAt) > factsTooOld {
@@ -106,11 +119,48 @@ func (a *Agent) decideOn(ctx context.Context, q *guard.Question) (Decided, error
 			return withoutTopology(q.Operation, err, q.Now), nil
 		}
 		fresh = fresh || time.Since(q.Facts.ReadAt) <= factsFresh
-		decision, err := a.settle(ctx, q, fresh)
+		decision, err := a.settle(ctx, q, fresh, early)
 		if err != nil || decision.Verdict != "" {
 			return Decided{Decision: decision}, err
 		}
 	}
+}
+
+// early is the word Allow, with the slot taken, of before the operation's first event was
+// in the journal; without a verdict it is none.
+type early struct {
+	decision guard.Decision
+	facts    guard.Facts
+	asked    time.Time // before the slot was taken
+	news     uint64    // what it knew
+}
+
+// holdsFor reports whether it is the word on op now, which is in the journal.
+func (e early) holdsFor(op events.Operation, news uint64, now time.Time) bool {
+	return e.decision.Verdict == guard.Allow && op.N == 1 && op.State == events.Accepted && e.news == news && now.Sub(e.asked) < earlyFor
+}
+
+// decideEarly asks the guard about a request that is the first of its key while its first
+// event is on its way to the journal: both take a flush, and need not wait for each other.
+// The word counts once the event is there. Where it never comes, or by another agent, the
+// slot stays: it is the operation's, whoever has it in hand, and a left-over one is swept.
+// What it returns waits for the word.
+func (a *Agent) decideEarly(ctx context.Context, d delivery) func() early {
+	record := a.slots.record(d.received.Request.ClusterID)
+	if d.again || d.received.Refusal != nil || d.received.Request.DryRun || len(record.Active) > 0 || len(record.Queue) > 0 {
+		return func() early { return early{} }
+	}
+	e := early{asked: time.Now(), news: a.news.Load()}
+	q := guard.Question{Policy: a.policy.Load(), Operation: a.Machine.Step(events.Operation{}, d.received, e.asked).Append[0].Operation, Now: e.asked}
+	word := make(chan early, 1)
+	a.running.Go(func() {
+		// An error is met again by whoever decides without it.
+		if decided, err := a.decideOn(ctx, &q, true); err == nil && decided.Verdict == guard.Allow {
+			e.decision, e.facts = decided.Decision, q.Facts
+		}
+		word <- e
+	})
+	return func() early { return <-word }
 }
 
 // readAhead has facts of a cluster read while the journal is read and written for a
@@ -150,7 +200,7 @@ func (a *Agent) readFacts(ctx context.Context, q *guard.Question, fresh bool) (e
 // settle decides on the record as it is and writes what follows into it: the slot,
 // or the place in the queue. Two agents never get the last slot both: whose write
 // comes second decides anew. It returns no decision where the facts are not good enough.
-func (a *Agent) settle(ctx context.Context, q *guard.Question, fresh bool) (guard.Decision, error) {
+func (a *Agent) settle(ctx context.Context, q *guard.Question, fresh, early bool) (guard.Decision, error) {
 	op := q.Operation
 	for {
 		var decision guard.Decision
@@ -164,7 +214,7 @@ func (a *Agent) settle(ctx context.Context, q *guard.Question, fresh bool) (guar
 				decision = guard.Decide(q)
 			}
 			switch {
-			case op.Request.DryRun || decision.Verdict == "":
+			case op.Request.DryRun || decision.Verdict == "" || early && decision.Verdict != guard.Allow:
 				return false
 			case decision.Verdict == guard.Allow && q.Reserves():
 				reserve = true
@@ -277,10 +327,11 @@ func (a *Agent) mayApprove(ctx context.Context, op events.Operation, by string) 
 func (a *Agent) sweep(ctx context.Context) error {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
+	unclaimed := map[guard.Slot]time.Time{}
 	for {
 		a.measureBudgets()
 		for cluster, record := range a.slots.all() {
-			if err := a.sweepCluster(ctx, cluster, record); err != nil && ctx.Err() == nil {
+			if err := a.sweepCluster(ctx, cluster, record, unclaimed); err != nil && ctx.Err() == nil {
 				a.Log.Warn("slots without a holder not looked for", "cluster", cluster, "error", err)
 				break // the others would fail for the same reason
 			}
@@ -293,15 +344,28 @@ func (a *Agent) sweep(ctx context.Context) error {
 	}
 }
 
-func (a *Agent) sweepCluster(ctx context.Context, cluster int64, record guard.Record) error {
+// sweepCluster looks at the slots and the head of the queue of one cluster. A slot of an
+// operation that is not in the journal may be one that was decided on early: it is left
+// alone until that decision counts no more, by this agent's own clock, from when unclaimed
+// says that it first saw it.
+func (a *Agent) sweepCluster(ctx context.Context, cluster int64, record guard.Record, unclaimed map[guard.Slot]time.Time) error {
 	for _, slot := range record.Active {
 		if time.Since(slot.Since) < sweepEvery || a.holds(slot.OperationID) {
 			continue
 		}
+		first, seen := unclaimed[slot]
+		over := seen && time.Since(first) >= 2*earlyFor // before the journal is read: it must have had the time
 		last, err := a.journal.Last(ctx, slot.OperationID)
 		if err != nil {
 			return err
 		}
+		if last.Operation.N == 0 && !over {
+			if !seen {
+				unclaimed[slot] = time.Now()
+			}
+			continue
+		}
+		delete(unclaimed, slot)
 		if !slot.Stale(last.Operation) {
 			continue
 		}

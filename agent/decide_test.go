@@ -8,7 +8,10 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
 
 	"obwarden/agent/guard"
 	"obwarden/agent/ocp/ocpsim"
@@ -476,5 +479,83 @@ func TestAStreamOfRequestsForOneZoneDoesNotStarveAnother(t *testing.T) {
 	later := r.awaitEnd("later", events.Succeeded)
 	if elsewhere := r.awaitEnd("elsewhere", events.Succeeded); !elsewhere.SubmittedAt.Before(later.SubmittedAt) {
 		t.Errorf("submitted at %s, after the later one at %s", elsewhere.SubmittedAt, later.SubmittedAt)
+	}
+}
+
+// TestWhatIsDecidedEarlyWaitsForTheJournal has a journal that takes nothing for a while:
+// the slot is taken meanwhile, and OCP is called once it can be written.
+func TestWhatIsDecidedEarlyWaitsForTheJournal(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, ocpsim.Config{})
+	r.agent()
+	r.setJournal(func(c *jetstream.StreamConfig) { c.MaxMsgSize = 1 })
+	r.stop("k", 1, 2)
+	r.awaitRecord(1, func(record guard.Record) bool { return record.Holds(events.OperationID("k"), 1) })
+	r.wantPosts(0)
+	r.setJournal(func(c *jetstream.StreamConfig) { c.MaxMsgSize = -1 })
+	r.awaitEnd("k", events.Succeeded)
+	r.awaitNoOpenRequests()
+	r.wantPosts(1)
+	if record := r.record(1); len(record.Active) > 0 {
+		t.Errorf("got %+v, want no slot", record.Active)
+	}
+}
+
+func (r *rig) setJournal(change func(*jetstream.StreamConfig)) {
+	r.t.Helper()
+	stream, err := r.js.Stream(r.t.Context(), events.OperationStream)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	config := stream.CachedInfo().Config
+	change(&config)
+	if _, err := r.js.UpdateStream(r.t.Context(), config); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+func TestAnEarlyDecisionCountsRightAfterTheFirstEventAlone(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	made := early{decision: guard.Decision{Verdict: guard.Allow}, asked: now.Add(-earlyFor / 2), news: 7}
+	op := events.Operation{N: 1, State: events.Accepted}
+	if !made.holdsFor(op, 7, now) {
+		t.Error("it does not count right after the first event")
+	}
+	if (early{asked: now, news: 7}).holdsFor(op, 7, now) {
+		t.Error("it counts where there is none")
+	}
+	if made.holdsFor(op, 8, now) {
+		t.Error("it counts though people have changed something")
+	}
+	if made.holdsFor(op, 7, made.asked.Add(earlyFor)) {
+		t.Error("it counts when the slot may soon be taken out")
+	}
+	if made.holdsFor(events.Operation{N: 2, State: events.Accepted}, 7, now) || made.holdsFor(events.Operation{N: 1, State: events.Rejected}, 7, now) {
+		t.Error("it counts though the operation went on")
+	}
+}
+
+func TestFactsAreLeftAloneForAsLongAsTheyCost(t *testing.T) {
+	t.Parallel()
+	for took, want := range map[time.Duration]time.Duration{
+		time.Millisecond: 10 * time.Millisecond, 50 * time.Millisecond: 500 * time.Millisecond, 300 * time.Millisecond: time.Second, 2 * time.Second: 2 * time.Second,
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			var s shared[int]
+			var began []time.Time
+			for range 2 {
+				if _, err := s.get(t.Context(), func(int, time.Duration) bool { return false }, func() (int, error) {
+					began = append(began, time.Now())
+					time.Sleep(took)
+					return 0, nil
+				}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if got := began[1].Sub(began[0]); got != want {
+				t.Errorf("a reading of %s: the next began %s after it, want %s", took, got, want)
+			}
+		})
 	}
 }

@@ -182,7 +182,10 @@ func (a *Agent) admitOnce(ctx context.Context, h *held, inbox *[]delivery) error
 		switch relate(h.entry.Operation, d.received) {
 		case first:
 			a.own(h, d.msg)
-			if err := a.step(ctx, h, d.received); err != nil {
+			early := a.decideEarly(ctx, d)
+			err := a.step(ctx, h, d.received)
+			h.early = early() // whatever became of the step: nothing is done for h while it is decided on
+			if err != nil {
 				return err
 			}
 			a.countRequest(d.received, resultOf(d.received))

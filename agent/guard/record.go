@@ -210,7 +210,7 @@ func (r *Record) Announce(t Ticket) bool {
 // Drop takes out a slot that is left over, unless it was taken anew since.
 func (r *Record) Drop(slot Slot) bool {
 	i := r.slot(slot.OperationID)
-	if i < 0 || r.Active[i].Steps != slot.Steps {
+	if i < 0 || r.Active[i].Steps != slot.Steps || !r.Active[i].Since.Equal(slot.Since) {
 		return false
 	}
 	r.Active = slices.Delete(slices.Clone(r.Active), i, i+1)

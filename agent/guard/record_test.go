@@ -40,6 +40,20 @@ func TestASlotIsItsOperationsUntilTheJournalIsPastIt(t *testing.T) {
 	}
 }
 
+func TestASlotThatWasTakenAnewIsNotDropped(t *testing.T) {
+	t.Parallel()
+	var r Record
+	seen := Slot{OperationID: "op", ServerID: 2, Since: ago(time.Minute), Steps: 1}
+	r.Take(seen)
+	r.Take(Slot{OperationID: "op", ServerID: 2, Since: ago(time.Second), Steps: 1})
+	if r.Drop(seen) || len(r.Active) != 1 {
+		t.Errorf("got %+v, want the slot that was taken anew", r.Active)
+	}
+	if !r.Drop(r.Active[0]) || len(r.Active) > 0 {
+		t.Errorf("got %+v, want no slot", r.Active)
+	}
+}
+
 func TestWhatHasEndedIsRememberedAndCountedOnce(t *testing.T) {
 	t.Parallel()
 	var r Record
