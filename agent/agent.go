@@ -75,6 +75,7 @@ type Agent struct {
 	under   context.Context // what everything that is under way belongs to
 	held    map[string]*held
 	waiting map[int64]map[*held]struct{} // those that wait or are about to, by cluster
+	early   map[int64]bool               // clusters in which one is decided on early
 	closing bool
 	running sync.WaitGroup
 }
@@ -128,7 +129,7 @@ func (p position) heldBack() bool {
 // New makes an agent; Run starts it.
 func New(c Config) *Agent {
 	a := &Agent{
-		Config: c, held: map[string]*held{}, waiting: map[int64]map[*held]struct{}{},
+		Config: c, held: map[string]*held{}, waiting: map[int64]map[*held]struct{}{}, early: map[int64]bool{},
 		active: make(chan struct{}, maxActive), changed: make(chan struct{}, 1),
 	}
 	a.journal = Journal{
@@ -139,7 +140,7 @@ func New(c Config) *Agent {
 		trouble:  &atomic.Pointer[error]{},
 	}
 	a.looks = newLooks(c.OCP, c.Machine.PollMin)
-	a.slots = newSlots(c.Streams.Clusters, c.Log)
+	a.slots = newSlots(c.JetStream, c.Streams.Clusters, c.Log)
 	a.control = newControl(c.Streams.Control, c.Log, a.countPause)
 	a.facts = newFacts(c.OCP)
 	a.policy.Store(c.Policy)

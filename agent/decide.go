@@ -144,12 +144,17 @@ func (e early) holdsFor(op events.Operation, news uint64, now time.Time) bool {
 // event is on its way to the journal: both take a flush, and need not wait for each other.
 // The word counts once the event is there. Where it never comes, or by another agent, the
 // slot stays: it is the operation's, whoever has it in hand, and a left-over one is swept.
-// What it returns waits for the word.
+// What it returns waits for the word. Those that come while one of their cluster is
+// decided on early come after it.
 func (a *Agent) decideEarly(ctx context.Context, d delivery) func() early {
-	record := a.slots.record(d.received.Request.ClusterID)
-	if d.again || d.received.Refusal != nil || d.received.Request.DryRun || len(record.Active) > 0 || len(record.Queue) > 0 {
+	cluster := d.received.Request.ClusterID
+	record := a.slots.record(cluster)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if d.again || d.received.Refusal != nil || d.received.Request.DryRun || len(record.Active) > 0 || len(record.Queue) > 0 || a.early[cluster] {
 		return func() early { return early{} }
 	}
+	a.early[cluster] = true
 	e := early{asked: time.Now(), news: a.news.Load()}
 	q := guard.Question{Policy: a.policy.Load(), Operation: a.Machine.Step(events.Operation{}, d.received, e.asked).Append[0].Operation, Now: e.asked}
 	word := make(chan early, 1)
@@ -158,6 +163,9 @@ func (a *Agent) decideEarly(ctx context.Context, d delivery) func() early {
 		if decided, err := a.decideOn(ctx, &q, true); err == nil && decided.Verdict == guard.Allow {
 			e.decision, e.facts = decided.Decision, q.Facts
 		}
+		a.mu.Lock()
+		delete(a.early, cluster)
+		a.mu.Unlock()
 		word <- e
 	})
 	return func() early { return <-word }
