@@ -47,7 +47,7 @@ func (r *rig) record(cluster int64) guard.Record {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	s := newSlots(bucket, nil)
+	s := newSlots(r.js, bucket, nil)
 	if _, err := s.read(r.t.Context(), clusterKey(cluster)); err != nil {
 		r.t.Fatal(err)
 	}
@@ -239,7 +239,7 @@ func TestWhatWaitsHoldsNoSlot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := newSlots(bucket, nil)
+	s := newSlots(r.js, bucket, nil)
 	if _, err := s.read(t.Context(), clusterKey(1)); err != nil {
 		t.Fatal(err)
 	}
@@ -265,7 +265,7 @@ func TestASlotThatIsLeftOverIsTakenOut(t *testing.T) {
 		t.Fatal(err)
 	}
 	for cluster, id := range map[int64]string{2: events.OperationID("k"), 3: events.OperationID("never was")} {
-		s := newSlots(bucket, nil)
+		s := newSlots(r.js, bucket, nil)
 		if err := s.update(t.Context(), cluster, func(record *guard.Record) bool {
 			record.Enqueue(guard.Ticket{OperationID: id, ServerID: 1})
 			return record.Take(guard.Slot{OperationID: "x" + id, ServerID: 1}) && record.Take(guard.Slot{OperationID: id, ServerID: 1}) &&

@@ -45,6 +45,11 @@ type pending struct {
 func (g *group) append(ctx context.Context, events int, messages func() ([]*nats.Msg, error)) (uint64, error) {
 	p := &pending{ctx: ctx, messages: messages, events: events, turn: make(chan []*pending, 1), done: make(chan struct{})}
 	g.mu.Lock()
+	if g.noBatches {
+		g.mu.Unlock()
+		g.alone(p)
+		return p.sequence, p.err
+	}
 	if !g.busy {
 		g.busy = true
 		g.mu.Unlock()
@@ -97,12 +102,6 @@ func (g *group) together(all []*pending) {
 }
 
 func (g *group) batch(all []*pending) error {
-	g.mu.Lock()
-	refused := g.noBatches
-	g.mu.Unlock()
-	if refused {
-		return jetstreamext.ErrBatchPublishNotEnabled
-	}
 	var msgs []*nats.Msg
 	for _, p := range all {
 		own, err := p.messages()

@@ -33,6 +33,7 @@ const fleetKey = "fleet"
 // All methods may be called concurrently.
 type slots struct {
 	bucket jetstream.KeyValue
+	group  *group
 	log    *slog.Logger
 
 	mu    sync.Mutex
@@ -48,8 +49,8 @@ type versioned struct {
 	decoded  any // of value, once somebody has asked: it is asked for far more often than it changes
 }
 
-func newSlots(bucket jetstream.KeyValue, log *slog.Logger) *slots {
-	return &slots{bucket: bucket, log: log, known: map[string]versioned{}}
+func newSlots(js jetstream.JetStream, bucket jetstream.KeyValue, log *slog.Logger) *slots {
+	return &slots{bucket: bucket, group: &group{js: js}, log: log, known: map[string]versioned{}}
 }
 
 func clusterKey(cluster int64) string { return strconv.FormatInt(cluster, 10) }
@@ -149,19 +150,32 @@ func update[T any](ctx context.Context, s *slots, key string, sure bool, change 
 		if errors.Is(err, jetstream.ErrNoStreamResponse) || errors.Is(err, nats.ErrNoResponders) {
 			return fmt.Errorf("%w: key-value bucket %s is gone (%w)", errRecord, s.bucket.Bucket(), err)
 		}
-		if !errors.Is(err, jetstream.ErrKeyExists) {
+		if !isConflict(err) {
 			return fmt.Errorf("write: %w", err)
 		}
 		sure = false
 	}
 }
 
-// write replaces the value that had the revision; ErrKeyExists where somebody else has.
+// isConflict: somebody else has written the key. Streams with several copies have a code
+// of their own for that.
+func isConflict(err error) bool {
+	e, ok := errors.AsType[*jetstream.APIError](err)
+	return ok && (e.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence || e.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant)
+}
+
+// write replaces the value that had the revision; see isConflict where somebody else has.
+// Values of several clusters that are replaced at the same time share a flush.
 func (s *slots) write(ctx context.Context, key string, value []byte, revision uint64) (uint64, error) {
 	if revision == 0 {
 		return s.bucket.Create(ctx, key, value)
 	}
-	return s.bucket.Update(ctx, key, value, revision)
+	return s.group.append(ctx, 1, func() ([]*nats.Msg, error) {
+		msg := nats.NewMsg(events.BucketKey(s.bucket.Bucket(), key))
+		msg.Header.Set(jetstream.ExpectedLastSubjSeqHeader, fmt.Sprint(revision))
+		msg.Data = value
+		return []*nats.Msg{msg}, nil
+	})
 }
 
 func (s *slots) read(ctx context.Context, key string) (versioned, error) {

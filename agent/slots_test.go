@@ -22,7 +22,7 @@ func newSlotsTest(t *testing.T, agents int) []*slots {
 	}
 	all := make([]*slots, agents)
 	for i := range all {
-		all[i] = newSlots(bucket, slog.New(slog.DiscardHandler))
+		all[i] = newSlots(r.js, bucket, slog.New(slog.DiscardHandler))
 		ready := make(chan struct{})
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
@@ -96,7 +96,7 @@ func TestWhoWaitsIsToldOfEverySlotThatComesFree(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := newSlots(bucket, slog.New(slog.DiscardHandler))
+	s := newSlots(r.js, bucket, slog.New(slog.DiscardHandler))
 	ready, told, done := make(chan struct{}), make(chan int64, 1000), make(chan error, 1)
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() {
@@ -172,5 +172,53 @@ func TestWhatIsNoRecordHoldsEverythingBack(t *testing.T) {
 	}
 	if taken, err := take(t.Context(), s, "a"); err == nil || taken {
 		t.Errorf("took a slot (%v, %v) in a record that cannot be understood", taken, err)
+	}
+}
+
+// TestRecordsThatAreWrittenTogetherCountEachForItself has two agents write the records of
+// many clusters at once, also into a bucket that was made without batches.
+func TestRecordsThatAreWrittenTogetherCountEachForItself(t *testing.T) {
+	t.Parallel()
+	for _, batches := range []bool{true, false} {
+		t.Run(fmt.Sprint("batches ", batches), func(t *testing.T) {
+			t.Parallel()
+			agents := newSlotsTest(t, 2)
+			if !batches {
+				js := agents[0].group.js
+				stream, err := js.Stream(t.Context(), "KV_"+events.ClusterBucket)
+				if err != nil {
+					t.Fatal(err)
+				}
+				config := stream.CachedInfo().Config
+				config.AllowAtomicPublish = false
+				if _, err := js.UpdateStream(t.Context(), config); err != nil {
+					t.Fatal(err)
+				}
+			}
+			const clusters, writes = 32, 4
+			var all sync.WaitGroup
+			for _, s := range agents {
+				for cluster := range int64(clusters) {
+					all.Go(func() {
+						for i := range writes {
+							if err := s.update(t.Context(), cluster, func(record *guard.Record) bool {
+								return record.Take(guard.Slot{OperationID: fmt.Sprintf("%p-%d", s, i), ServerID: 1})
+							}); err != nil {
+								t.Error(err)
+							}
+						}
+					})
+				}
+			}
+			all.Wait()
+			for cluster := range int64(clusters) {
+				if _, err := agents[0].read(t.Context(), clusterKey(cluster)); err != nil {
+					t.Fatal(err)
+				}
+				if record := agents[0].record(cluster); len(record.Active) != len(agents)*writes || record.Generation != uint64(len(agents)*writes) {
+					t.Errorf("cluster %d: %d slots, generation %d, want %d of both", cluster, len(record.Active), record.Generation, len(agents)*writes)
+				}
+			}
+		})
 	}
 }

@@ -64,11 +64,7 @@ func OpenStreams(ctx context.Context, js jetstream.JetStream, o StreamOptions) (
 	if err != nil {
 		return Streams{}, fmt.Errorf("open consumer %s of stream %s: %w", Consumer, RequestStream, err)
 	}
-	clusters, err := openBucket(ctx, js, jetstream.KeyValueConfig{
-		Bucket:      ClusterBucket,
-		Description: "obwarden: one key a cluster, the operations that hold its slots",
-		Replicas:    o.Replicas,
-	})
+	clusters, err := openClusters(ctx, js, o)
 	if err != nil {
 		return Streams{}, err
 	}
@@ -83,6 +79,35 @@ func OpenStreams(ctx context.Context, js jetstream.JetStream, o StreamOptions) (
 	}
 	return Streams{Requests: consumer, Operations: operations, Clusters: clusters, Control: control}, nil
 }
+
+// openClusters is openBucket for a bucket that takes values of several keys in one batch.
+// One that was made without that is as good, only slower.
+func openClusters(ctx context.Context, js jetstream.JetStream, o StreamOptions) (jetstream.KeyValue, error) {
+	_, err := js.KeyValue(ctx, ClusterBucket)
+	if errors.Is(err, jetstream.ErrBucketNotFound) {
+		_, err = js.CreateStream(ctx, jetstream.StreamConfig{ // a bucket by another name
+			Name:               "KV_" + ClusterBucket,
+			Description:        "obwarden: one key a cluster, the operations that hold its slots",
+			Subjects:           []string{BucketKey(ClusterBucket, ">")},
+			Storage:            jetstream.FileStorage,
+			Discard:            jetstream.DiscardNew,
+			MaxMsgsPerSubject:  1,
+			Replicas:           o.Replicas,
+			Duplicates:         2 * time.Minute,
+			AllowRollup:        true,
+			AllowDirect:        true,
+			AllowAtomicPublish: true,
+			DenyDelete:         true,
+		})
+	}
+	if err != nil && !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // another agent was first
+		return nil, fmt.Errorf("open key-value bucket %s: %w", ClusterBucket, err)
+	}
+	return js.KeyValue(ctx, ClusterBucket)
+}
+
+// BucketKey is the subject of a key in a key-value bucket.
+func BucketKey(bucket, key string) string { return "$KV." + bucket + "." + key }
 
 func openBucket(ctx context.Context, js jetstream.JetStream, want jetstream.KeyValueConfig) (jetstream.KeyValue, error) {
 	bucket, err := js.KeyValue(ctx, want.Bucket)
