@@ -94,7 +94,7 @@ func SetPause(ctx context.Context, bucket jetstream.KeyValue, cluster int64, p P
 		return fmt.Errorf("read %s: %w", key, err)
 	}
 	_, err = bucket.Update(ctx, key, value, revision)
-	if errors.Is(err, jetstream.ErrKeyExists) {
+	if errors.Is(err, jetstream.ErrKeyRevisionMismatch) {
 		err = ErrRaced
 	}
 	if err != nil {

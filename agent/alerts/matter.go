@@ -146,7 +146,7 @@ func (s matters) update(ctx context.Context, key string, now time.Time, change f
 		if err == nil {
 			return nil
 		}
-		if !errors.Is(err, jetstream.ErrKeyExists) {
+		if !errors.Is(err, jetstream.ErrKeyRevisionMismatch) {
 			return fmt.Errorf("write %s of bucket %s: %w", key, Bucket, err)
 		}
 	}
