@@ -78,7 +78,7 @@ func (f *facts) read(ctx context.Context, cluster int64, generation uint64) (gua
 		return err
 	})
 	group.Go(func() (err error) {
-		read.Tasks, err = f.ocp.Tasks(ctx, ocp.TaskQuery{ClusterID: cluster, Status: []string{ocp.StatusRunning}})
+		read.Tasks, err = f.ocp.Tasks(ctx, ocp.TaskQuery{ClusterID: cluster, Status: []string{ocp.StatusRunning}, Each: withoutSubtasks})
 		if ocp.ClassOf(err) == ocp.Refused { // a user without TASK_VIEWER
 			read.Tasks, read.TasksHidden, err = nil, true, nil
 		}
@@ -100,7 +100,7 @@ func (f *facts) read(ctx context.Context, cluster int64, generation uint64) (gua
 // in between, and whoever waits for it must be told.
 func (f *facts) readFailed(ctx context.Context, read *guard.Facts) (err error) {
 	since := read.ReadAt.Add(f.ocp.ClockOffset() - failedWithin)
-	failed, err := f.ocp.Tasks(ctx, ocp.TaskQuery{ClusterID: read.ClusterID, Status: []string{ocp.StatusFailed}, Since: since})
+	failed, err := f.ocp.Tasks(ctx, ocp.TaskQuery{ClusterID: read.ClusterID, Status: []string{ocp.StatusFailed}, Since: since, Each: withoutSubtasks})
 	if err != nil {
 		return err
 	}
@@ -118,6 +118,7 @@ func (f *facts) inFull(ctx context.Context, tasks []ocp.Task) ([]ocp.Task, error
 		full, err := f.ocp.Task(ctx, t.ID)
 		switch {
 		case err == nil:
+			withoutSubtasks(&full)
 			tasks[i] = full
 		case ocp.ClassOf(err) != ocp.Refused: // gone meanwhile, or not for this user
 			return nil, err
@@ -125,6 +126,9 @@ func (f *facts) inFull(ctx context.Context, tasks []ocp.Task) ([]ocp.Task, error
 	}
 	return tasks, nil
 }
+
+// withoutSubtasks leaves out what the guard does not ask for: facts are kept.
+func withoutSubtasks(t *ocp.Task) { t.Subtasks = nil }
 
 // name is a cluster's name in OCP; empty where OCP knows no such cluster.
 func (f *facts) name(ctx context.Context, cluster int64) (string, error) {

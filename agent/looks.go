@@ -137,13 +137,8 @@ func (l *looks) list(ctx context.Context, due time.Time) *listing {
 	l.latest = list
 	l.mu.Unlock()
 
-	all, err := l.running(ctx)
-	list.err = err
-	list.tasks = make(map[int64]listed, len(all))
-	for _, t := range all {
-		list.tasks[t.ID] = listedOf(t)
-	}
-	if !l.useful(all, err) {
+	list.tasks, list.err = l.running(ctx)
+	if !l.useful(list.tasks, list.err) {
 		l.mu.Lock()
 		l.noneTill = time.Now().Add(listPause)
 		l.mu.Unlock()
@@ -152,23 +147,31 @@ func (l *looks) list(ctx context.Context, due time.Time) *listing {
 	return list
 }
 
-func (l *looks) running(ctx context.Context) ([]ocp.Task, error) {
+func (l *looks) running(ctx context.Context) (map[int64]listed, error) {
 	select {
 	case l.turn <- struct{}{}:
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
 	defer func() { <-l.turn }()
-	return l.ocp.Tasks(ctx, ocp.TaskQuery{Status: []string{ocp.StatusRunning}})
+	tasks := map[int64]listed{}
+	_, err := l.ocp.Tasks(ctx, ocp.TaskQuery{Status: []string{ocp.StatusRunning}, Each: func(t *ocp.Task) {
+		tasks[t.ID] = listedOf(*t)
+		*t = ocp.Task{ID: t.ID, StartedAt: t.StartedAt}
+	}})
+	return tasks, err
 }
 
 // useful reports whether it is worth while to make another list: OCP shows one to this
 // user, with subtasks, and it is not long by the tasks of others.
-func (l *looks) useful(all []ocp.Task, err error) bool {
+func (l *looks) useful(all map[int64]listed, err error) bool {
 	if err != nil {
 		return ocp.ClassOf(err) != ocp.Refused
 	}
-	bare := len(all) > 0 && !slices.ContainsFunc(all, func(t ocp.Task) bool { return len(t.Subtasks) > 0 })
+	bare := len(all) > 0
+	for _, t := range all {
+		bare = bare && len(t.subtasks) == 0
+	}
 	return !bare && int64(len(all)/ocp.PageSize) < l.following.Load()
 }
 
@@ -179,12 +182,13 @@ func asKnown(known *events.Task, entry listed) bool {
 		len(known.Subtasks) == 0 || len(entry.subtasks) != len(known.Subtasks) {
 		return false
 	}
-	was := make(map[int64]events.Subtask, len(known.Subtasks))
-	for _, s := range known.Subtasks {
-		was[s.ID] = s
+	for i, s := range entry.subtasks {
+		if known.Subtasks[i].ID != s.id { // they are mostly in the same order
+			i = slices.IndexFunc(known.Subtasks, func(old events.Subtask) bool { return old.ID == s.id })
+		}
+		if i < 0 || s.status != known.Subtasks[i].Status || s.status == ocp.StatusFailed || s.operation != "" && s.operation != known.Subtasks[i].Operation {
+			return false
+		}
 	}
-	return !slices.ContainsFunc(entry.subtasks, func(s listedSubtask) bool {
-		old, ok := was[s.id]
-		return !ok || s.status != old.Status || s.status == ocp.StatusFailed || s.operation != "" && s.operation != old.Operation
-	})
+	return true
 }
