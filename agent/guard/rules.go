@@ -130,7 +130,11 @@ type view struct {
 func newView(q *Question) *view {
 	v := &view{Question: q, limits: q.Limits()}
 	v.server, v.zone = q.target()
-	v.work = v.underWay(v.few[:0])
+	room := v.few[:0]
+	if n := len(q.Record.Active) + len(q.Facts.Tasks); n > len(v.few) {
+		room = make([]work, 0, n)
+	}
+	v.work = v.underWay(room)
 	return v
 }
 
