@@ -29,9 +29,13 @@ import (
 )
 
 const (
-	// maxActive operations do something at the same time; all others are parked,
-	// and cost a timer each.
+	// maxActive operations do something at the same time, and as many look at OCP's
+	// tasks; all others are parked, or wait for a place: without a goroutine, whose
+	// stack would be more than all else of them.
 	maxActive = 256
+	// wakeTogether is how many operations whose time has come are woken before others
+	// have their turn with the lock.
+	wakeTogether = 256
 	// shutdownGrace is how long what is under way may take to end by itself when
 	// the agent shuts down. A call to OCP cut off here is reconciled by the next agent.
 	shutdownGrace = 1500 * time.Millisecond
@@ -64,7 +68,6 @@ type Agent struct {
 	control *control
 	facts   *facts
 	policy  atomic.Pointer[guard.Policy]
-	active  chan struct{} // a place for each operation that does something
 
 	news      atomic.Uint64 // counts what people change: policies, pauses
 	leftAlone atomic.Bool   // OCP, because it does not answer
@@ -76,6 +79,12 @@ type Agent struct {
 	held    map[string]*held
 	waiting map[int64]map[*held]struct{} // those that wait or are about to, by cluster
 	early   map[int64]bool               // clusters in which one is decided on early
+	parked  queue                        // by when they go on
+	alarm   *time.Timer                  // for the first of them
+	moved   queue                        // those under way, by when they last moved
+	came    queue                        // those that wait, by when their request came
+	active  places                       // of operations that do something
+	looking places                       // of those that look at their task, which may take long
 	closing bool
 	running sync.WaitGroup
 }
@@ -88,8 +97,8 @@ type held struct {
 	hurried  bool // somebody woke it while it was busy
 	inbox    []delivery
 	owner    jetstream.Msg // the request, unacknowledged; nil: only duplicates are here
-	timer    *time.Timer
 	position position
+	in       struct{ parked, moved, came int } // its places in the queues
 
 	entry    Entry
 	loaded   bool
@@ -130,7 +139,10 @@ func (p position) heldBack() bool {
 func New(c Config) *Agent {
 	a := &Agent{
 		Config: c, held: map[string]*held{}, waiting: map[int64]map[*held]struct{}{}, early: map[int64]bool{},
-		active: make(chan struct{}, maxActive), changed: make(chan struct{}, 1),
+		active: places{free: maxActive}, looking: places{free: maxActive}, changed: make(chan struct{}, 1),
+		parked: queue{of: func(h *held) time.Time { return h.at }, place: func(h *held) *int { return &h.in.parked }},
+		moved:  queue{of: func(h *held) time.Time { return h.position.moved }, place: func(h *held) *int { return &h.in.moved }},
+		came:   queue{of: func(h *held) time.Time { return h.position.requested }, place: func(h *held) *int { return &h.in.came }},
 	}
 	a.journal = Journal{
 		stream: c.Streams.Operations, group: &group{js: c.JetStream}, log: c.Log,
@@ -203,10 +215,10 @@ func (a *Agent) shutdown(stop context.CancelFunc) {
 	a.running.Wait()
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if a.alarm != nil {
+		a.alarm.Stop()
+	}
 	for _, h := range a.held {
-		if h.timer != nil {
-			h.timer.Stop()
-		}
 		for _, msg := range h.messages() {
 			a.handBack(h.id, msg)
 		}
@@ -275,24 +287,29 @@ func (a *Agent) deliver(work context.Context, id string, d delivery) {
 	a.wake(work, h)
 }
 
-// work carries h on until there is nothing to be done before some later time.
-func (a *Agent) work(ctx context.Context, h *held) {
+// work carries h on until there is nothing to be done before some later time, or
+// nothing that p is for.
+func (a *Agent) work(ctx context.Context, h *held, p *places) {
 	for {
 		a.mu.Lock()
-		var inbox []delivery
-		if h.do != Submit && h.do != RetryTask && ctx.Err() == nil { // nothing comes between the intent and the call
-			inbox, h.inbox = h.inbox, nil
-		}
 		again := h.hurried || h.news != a.news.Load() // decided on what others, or people, have changed since
 		if h.hurried = false; again && h.do == Decide && h.entry.Operation.State == events.Waiting {
 			h.at = time.Time{}
 		}
-		done := len(inbox) == 0 && (ctx.Err() != nil || a.closing || h.owner == nil || time.Now().Before(h.at))
-		if done {
-			a.park(ctx, h)
+		admits := len(h.inbox) > 0 && h.do != Submit && h.do != RetryTask && ctx.Err() == nil // nothing comes between the intent and the call
+		done := !admits && (ctx.Err() != nil || a.closing || h.owner == nil || time.Now().Before(h.at))
+		elsewhere := !done && a.placesFor(h) != p
+		var inbox []delivery
+		switch {
+		case done:
+			a.park(h)
+		case elsewhere:
+			a.enter(ctx, h)
+		case admits:
+			inbox, h.inbox = h.inbox, nil
 		}
 		a.mu.Unlock()
-		if done {
+		if done || elsewhere {
 			return
 		}
 		var err error
@@ -308,17 +325,16 @@ func (a *Agent) work(ctx context.Context, h *held) {
 }
 
 // park leaves h until its time. The caller holds a.mu.
-func (a *Agent) park(ctx context.Context, h *held) {
+func (a *Agent) park(h *held) {
 	h.busy = false
 	switch {
 	case h.owner == nil && len(h.inbox) == 0:
 		delete(a.held, h.id)
 	case !a.closing:
-		h.timer = time.AfterFunc(time.Until(h.at), func() {
-			a.mu.Lock()
-			defer a.mu.Unlock()
-			a.wake(ctx, h)
-		})
+		a.parked.put(h)
+		if a.parked.all[0] == h {
+			a.setAlarm()
+		}
 	}
 }
 
@@ -495,29 +511,19 @@ func positionOf(op events.Operation) position {
 
 // OldestProgress is for how long the operation under way that has not moved for
 // longest has not; 0 where none is. Those that wait have their own measure.
-func (a *Agent) OldestProgress() time.Duration {
-	return a.oldest(func(p position) (time.Time, bool) {
-		return p.moved, p.state != "" && p.state != events.Waiting && !p.state.Final()
-	})
-}
+func (a *Agent) OldestProgress() time.Duration { return a.oldest(&a.moved) }
 
 // OldestWait is how long ago the request came whose operation waits for longest; 0
 // where none waits.
-func (a *Agent) OldestWait() time.Duration {
-	return a.oldest(func(p position) (time.Time, bool) { return p.requested, p.state == events.Waiting })
-}
+func (a *Agent) OldestWait() time.Duration { return a.oldest(&a.came) }
 
-// oldest is the longest time since what since returns for the operations in hand.
-func (a *Agent) oldest(since func(position) (time.Time, bool)) time.Duration {
+func (a *Agent) oldest(q *queue) time.Duration {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	var oldest time.Duration
-	for _, h := range a.held {
-		if at, counts := since(h.position); counts {
-			oldest = max(oldest, time.Since(at))
-		}
+	if first := q.first(); !first.IsZero() {
+		return max(0, time.Since(first))
 	}
-	return oldest
+	return 0
 }
 
 // JournalError is why the latest append to the journal failed, while they do.

@@ -195,8 +195,7 @@ func (a *Agent) readAheadInVain() { a.aheadFrom.Store(time.Now().Add(aheadPause)
 // readFacts gives q what OCP shows. That may take long: others have something to do
 // meanwhile.
 func (a *Agent) readFacts(ctx context.Context, q *guard.Question, fresh bool) (err error) {
-	<-a.active
-	defer func() { a.active <- struct{}{} }()
+	defer a.stepAside(ctx)()
 	cluster := q.Operation.ClusterID
 	q.Facts, err = a.facts.of(ctx, cluster, func() uint64 { return a.slots.record(cluster).Generation }, fresh)
 	if err == nil && q.Policy.NamesClusters() {

@@ -12,9 +12,7 @@ import (
 // the end of the log that says why.
 func (a *Agent) look(ctx context.Context, h *held) Looked {
 	id := h.entry.Operation.Task.ID
-	<-a.active // a look may wait for its turn for long: others have something to do
 	task, unmoved, began, err := a.looks.task(ctx, h.entry.Operation.Task, h.at, h.full)
-	a.active <- struct{}{}
 	if err == nil && !unmoved && task.ID != id {
 		err = fmt.Errorf("asked OCP for task %d, it answered with task %d", id, task.ID)
 	}

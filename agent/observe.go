@@ -130,6 +130,16 @@ func (a *Agent) account(h *held, to position) {
 		a.looks.following.Add(1)
 	}
 	h.position = to
+	if p := h.position; p.state != "" && p.state != events.Waiting && !p.state.Final() {
+		a.moved.put(h)
+	} else {
+		a.moved.drop(h)
+	}
+	if h.position.state == events.Waiting {
+		a.came.put(h)
+	} else {
+		a.came.drop(h)
+	}
 }
 
 // countPause shows what people have paused.

@@ -132,14 +132,28 @@ func TestAgesTellWaitingFromStandingStill(t *testing.T) {
 		t.Errorf("got ages %s and %s with nothing in hand, want 0", a.OldestProgress(), a.OldestWait())
 	}
 	now := time.Now()
-	a.held["waits"] = &held{position: position{state: events.Waiting, requested: now.Add(-3 * time.Hour), moved: now.Add(-2 * time.Hour)}}
-	a.held["runs"] = &held{position: position{state: events.Running, requested: now.Add(-9 * time.Hour), moved: now.Add(-time.Hour)}}
-	a.held["ended"] = &held{position: position{state: events.Failed, requested: now.Add(-9 * time.Hour), moved: now.Add(-9 * time.Hour)}}
+	in := func(p position) *held {
+		h := &held{}
+		a.account(h, p)
+		return h
+	}
+	in(position{state: events.Waiting, requested: now.Add(-2 * time.Hour), moved: now.Add(-2 * time.Hour)})
+	first := in(position{state: events.Waiting, requested: now.Add(-3 * time.Hour), moved: now.Add(-2 * time.Hour)})
+	in(position{state: events.Running, requested: now.Add(-9 * time.Hour), moved: now.Add(-time.Hour)})
+	in(position{state: events.Failed, requested: now.Add(-9 * time.Hour), moved: now.Add(-9 * time.Hour)})
 	if got := a.OldestProgress().Truncate(time.Hour); got != time.Hour {
 		t.Errorf("oldest progress: got %s, want that of the one that runs, 1h", got)
 	}
 	if got := a.OldestWait().Truncate(time.Hour); got != 3*time.Hour {
 		t.Errorf("oldest wait: got %s, want since its request, 3h", got)
+	}
+	a.account(first, position{state: events.Running, requested: now.Add(-3 * time.Hour), moved: now})
+	if got := a.OldestWait().Truncate(time.Hour); got != 2*time.Hour {
+		t.Errorf("oldest wait: got %s, want that of the other, 2h, once the first has gone on", got)
+	}
+	a.account(first, position{})
+	if got := a.OldestProgress().Truncate(time.Hour); got != time.Hour {
+		t.Errorf("oldest progress: got %s, want 1h as before once another is let go", got)
 	}
 }
 

@@ -27,15 +27,98 @@ func (a *Agent) wake(work context.Context, h *held) {
 		return
 	}
 	h.busy = true
-	if h.timer != nil {
-		h.timer.Stop()
-		h.timer = nil
+	a.parked.drop(h)
+	a.enter(work, h)
+}
+
+// setAlarm has those that are parked woken when their time comes. The caller holds a.mu.
+func (a *Agent) setAlarm() {
+	if first := a.parked.first(); a.alarm != nil {
+		a.alarm.Reset(time.Until(first))
+	} else {
+		a.alarm = time.AfterFunc(time.Until(first), a.wakeDue)
 	}
-	a.running.Go(func() {
-		a.active <- struct{}{}
-		defer func() { <-a.active }()
-		a.work(work, h)
-	})
+}
+
+// wakeDue wakes those that are parked and whose time has come.
+func (a *Agent) wakeDue() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.closing || a.under == nil {
+		return
+	}
+	for range wakeTogether {
+		if len(a.parked.all) == 0 || time.Now().Before(a.parked.first()) {
+			break
+		}
+		a.wake(a.under, a.parked.all[0])
+	}
+	if len(a.parked.all) > 0 {
+		a.setAlarm()
+	}
+}
+
+// places are for so many operations at the same time. Whoever is to have one while
+// none is free stands in a queue, first come, first served. All of it belongs to Agent.mu.
+type places struct {
+	free  int // below 0: some came back to theirs, which others have taken meanwhile
+	queue []*held
+}
+
+// placesFor is where what h does next is done.
+func (a *Agent) placesFor(h *held) *places {
+	if h.do == Look && len(h.inbox) == 0 {
+		return &a.looking
+	}
+	return &a.active
+}
+
+// enter has h worked on as soon as there is a place. The caller holds a.mu.
+func (a *Agent) enter(work context.Context, h *held) {
+	p := a.placesFor(h)
+	p.queue = append(p.queue, h)
+	a.fill(work, p)
+}
+
+// fill gives free places to those that stand in the queue, and each that comes free to
+// the next. The caller holds a.mu.
+func (a *Agent) fill(work context.Context, p *places) {
+	for p.free > 0 && len(p.queue) > 0 {
+		p.free--
+		h := p.next()
+		a.running.Go(func() {
+			for h != nil {
+				a.work(work, h, p)
+				a.mu.Lock()
+				if h = nil; p.free < 0 || len(p.queue) == 0 {
+					p.free++
+				} else {
+					h = p.next()
+				}
+				a.mu.Unlock()
+			}
+		})
+	}
+}
+
+func (p *places) next() *held {
+	h := p.queue[0]
+	p.queue[0] = nil
+	p.queue = p.queue[1:]
+	return h
+}
+
+// stepAside leaves a place of active to others until the returned function is called.
+func (a *Agent) stepAside(work context.Context) (comeBack func()) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.active.free++
+	a.fill(work, &a.active)
+	return func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.active.free--
+	}
 }
 
 // wakeFirst wakes those of a cluster that have waited for longest for a slot.
