@@ -48,7 +48,8 @@ type Config struct {
 func Handler(c Config) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET "+MetricsPath, promhttp.HandlerFor(c.Gatherer, promhttp.HandlerOpts{
-		EnableOpenMetrics: true,
+		DisableCompression: true, // it would take as long as all else of a scrape, for 200 kB
+		EnableOpenMetrics:  true,
 		// When each counter began, for scrapers that read it; the example's Prometheus
 		// drops what it would keep as series of their own.
 		EnableOpenMetricsTextCreatedSamples: true,
