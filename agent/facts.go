@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
@@ -21,6 +22,8 @@ const (
 	factsEase = 10
 	// factsOld is how old facts may be that an operation only waits by.
 	factsOld = time.Minute
+	// factsKept is how many clusters have facts before it is worth while to forget any.
+	factsKept = 64
 	// failedWithin is how far back failed tasks are looked for.
 	failedWithin = 7 * 24 * time.Hour
 	// inFullAtMost is how many tasks are asked for one by one where the list does not
@@ -38,6 +41,7 @@ type facts struct {
 
 	mu       sync.Mutex
 	clusters map[int64]*shared[guard.Facts]
+	most     int // of clusters, before those are forgotten that nobody asks for
 }
 
 func newFacts(client *ocp.Client) *facts {
@@ -48,6 +52,7 @@ func newFacts(client *ocp.Client) *facts {
 // once it is this one's turn, or else old ones, which cost nothing.
 func (f *facts) of(ctx context.Context, cluster int64, generation func() uint64, fresh bool) (guard.Facts, error) {
 	f.mu.Lock()
+	f.forget()
 	s := f.clusters[cluster]
 	if s == nil {
 		s = &shared[guard.Facts]{}
@@ -60,6 +65,23 @@ func (f *facts) of(ctx context.Context, cluster int64, generation func() uint64,
 		}
 		return age <= factsOld
 	}, func() (guard.Facts, error) { return f.read(ctx, cluster, generation()) })
+}
+
+// forget drops what is too old for any decision, whenever there are twice as many
+// clusters as were left the last time: a request may name any, also one that is not
+// there. The caller holds f.mu.
+func (f *facts) forget() {
+	if len(f.clusters) < f.most {
+		return
+	}
+	maps.DeleteFunc(f.clusters, func(_ int64, s *shared[guard.Facts]) bool {
+		if !s.reading.TryLock() { // somebody reads it
+			return false
+		}
+		defer s.reading.Unlock()
+		return time.Since(s.began) > factsOld
+	})
+	f.most = max(factsKept, 2*len(f.clusters))
 }
 
 // read asks OCP for the topology and for what runs there, at the same time. One that
