@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -16,7 +17,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 )
@@ -64,28 +64,22 @@ func program(t *testing.T) string {
 
 // agentProcess is the real binary, running.
 type agentProcess struct {
-	t       *testing.T
-	cmd     *exec.Cmd
+	process
 	http    string
 	pprof   string
-	log     string        // file
 	readyIn time.Duration // from its start until it said that it takes requests
-	stop    func()
 }
 
 // startAgent starts the binary and waits until it is ready.
 func startAgent(t *testing.T, environ map[string]string) *agentProcess {
 	t.Helper()
-	p := &agentProcess{t: t, http: "http://" + freeAddress(t), pprof: freeAddress(t), log: filepath.Join(t.TempDir(), "agent.log")}
-	log, err := os.Create(p.log)
-	if err != nil {
-		t.Fatal(err)
+	p := &agentProcess{
+		process: process{t: t, cmd: exec.Command(program(t), "run"), log: filepath.Join(t.TempDir(), "agent.log")},
+		http:    "http://" + freeAddress(t), pprof: freeAddress(t),
 	}
-	defer log.Close()
-	p.cmd = exec.Command(program(t), "run")
 	p.cmd.Env = append(os.Environ(), "OBWARDEN_HTTP_LISTEN="+strings.TrimPrefix(p.http, "http://"), "OBWARDEN_LOG_FORMAT=json",
 		"OBWARDEN_OCP_USERNAME=admin", "OBWARDEN_OCP_PASSWORD=secret", "OBWARDEN_OCP_MAX_RPS=1000000")
-	if *flagProfile != "" {
+	if *flagProfile != "" || *flagSoak > 0 {
 		p.cmd.Env = append(p.cmd.Env, "OBWARDEN_PPROF_LISTEN="+p.pprof)
 	}
 	policy := filepath.Join(t.TempDir(), "policy.yaml")
@@ -96,27 +90,8 @@ func startAgent(t *testing.T, environ map[string]string) *agentProcess {
 	for name, value := range environ {
 		p.cmd.Env = append(p.cmd.Env, name+"="+value)
 	}
-	p.cmd.Stderr = log // a file: nobody has to read it meanwhile
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	began := time.Now()
-	if err := p.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	exited := make(chan error, 1)
-	go func() { exited <- p.cmd.Wait() }()
-	p.stop = sync.OnceFunc(func() {
-		_ = p.cmd.Process.Signal(syscall.SIGTERM) // or it has ended, which Wait tells
-		select {
-		case err := <-exited:
-			if err != nil {
-				t.Errorf("agent ended: %v\n%s", err, p.tail())
-			}
-		case <-time.After(patience):
-			_ = p.cmd.Process.Kill()
-			t.Errorf("agent did not end within %s", patience)
-		}
-	})
-	t.Cleanup(p.stop)
+	p.start()
 	for !p.answers() {
 		if time.Since(began) > patience {
 			t.Fatalf("agent is not ready:\n%s", p.tail())
@@ -134,44 +109,6 @@ func (p *agentProcess) answers() bool {
 	}
 	defer response.Body.Close()
 	return response.StatusCode == http.StatusOK
-}
-
-func (p *agentProcess) tail() string {
-	content, err := os.ReadFile(p.log)
-	if err != nil {
-		return err.Error()
-	}
-	return string(content[max(0, len(content)-4000):])
-}
-
-// residentMiB is what the process holds in memory.
-func (p *agentProcess) residentMiB() float64 {
-	p.t.Helper()
-	for line := range strings.Lines(p.read("status")) {
-		if kib, ok := strings.CutPrefix(line, "VmRSS:"); ok {
-			return float64(number(strings.Fields(kib)[0])) / 1024
-		}
-	}
-	p.t.Fatal("no VmRSS")
-	return 0
-}
-
-// processorSeconds that it has used so far.
-func (p *agentProcess) processorSeconds() float64 {
-	p.t.Helper()
-	content := p.read("stat")
-	fields := strings.Fields(content[strings.LastIndexByte(content, ')')+1:]) // from the third on
-	const ticksASecond = 100                                                  // of the kernel's interface, on every Linux
-	return float64(number(fields[11])+number(fields[12])) / ticksASecond
-}
-
-func (p *agentProcess) read(file string) string {
-	p.t.Helper()
-	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", p.cmd.Process.Pid, file))
-	if err != nil {
-		p.t.Fatalf("agent is gone: %v\n%s", err, p.tail())
-	}
-	return string(content)
 }
 
 // scrape reads /metrics and returns how long it took.
@@ -197,6 +134,21 @@ func (p *agentProcess) scrape() (time.Duration, map[string]float64) {
 		}
 	}
 	return took, values
+}
+
+// collect has the garbage collected, twice for what Go keeps in pools.
+func (p *agentProcess) collect() {
+	p.t.Helper()
+	for range 2 {
+		response, err := http.Get("http://" + p.pprof + "/debug/pprof/heap?gc=1")
+		if err != nil {
+			p.t.Fatal(err)
+		}
+		_, err = io.Copy(io.Discard, response.Body)
+		if err = errors.Join(err, response.Body.Close()); err != nil {
+			p.t.Fatal(err)
+		}
+	}
 }
 
 // profile writes a profile of what goes on until the returned function is called,

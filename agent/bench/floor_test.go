@@ -126,9 +126,10 @@ func (r *rig) awaitState(stream, what string, good func(jetstream.StreamState) b
 	}
 }
 
-func (r *rig) lastEvent() uint64 {
+// last is the sequence of a stream's latest message.
+func (r *rig) last(stream string) uint64 {
 	r.t.Helper()
-	s, err := r.js.Stream(r.t.Context(), events.OperationStream)
+	s, err := r.js.Stream(r.t.Context(), stream)
 	if err != nil {
 		r.t.Fatal(err)
 	}

@@ -36,6 +36,13 @@ var (
 const patience = 5 * time.Minute
 
 func TestMain(m *testing.M) {
+	if config := os.Getenv(natsVariable); config != "" {
+		if err := serveNATS(config); err != nil {
+			fmt.Fprintln(os.Stderr, "NATS:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	flag.Parse()
 	code := m.Run()
 	if binary, err := build(); *flagSize != "" && err == nil {
@@ -218,7 +225,7 @@ func operations(t *testing.T, s size, all *table) {
 	for round := range s.rounds {
 		posts := r.ocp.posts.Load()
 		ours := rate(events.RequestStream, r.request, func() func() {
-			before := r.lastEvent()
+			before := r.last(events.OperationStream)
 			a := r.agent()
 			done := a.profile(fmt.Sprint("operations-", round))
 			r.awaitState(events.OperationStream, "a first event", func(s jetstream.StreamState) bool { return s.LastSeq > before })
@@ -248,7 +255,7 @@ func storm(t *testing.T, s size, all *table) {
 			ours = append(ours, msg)
 			bare = append(bare, &nats.Msg{Subject: "floor.in", Data: msg.Data})
 		}
-		posts, before := r.ocp.posts.Load(), r.lastEvent()
+		posts, before := r.ocp.posts.Load(), r.last(events.OperationStream)
 		r.publish(ours)
 		a := r.agent()
 		done := a.profile(fmt.Sprint("storm-", round))

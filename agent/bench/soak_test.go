@@ -7,6 +7,9 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -14,7 +17,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"obwarden/agent/ocp/ocpsim"
 	"obwarden/events"
@@ -26,17 +28,24 @@ var (
 )
 
 const (
-	// soakGeneration is how many operations one simulated OCP sees: it forgets nothing.
-	soakGeneration = 10_000
-	soakOpen       = 1_000 // requests in the queue, at most
-	soakClusters   = 100
-	// mayGrow is the growth from the end of the warm-up to the end of the run, by
-	// linear regression, that counts as flat: of the mean.
+	// soakGeneration is how many requests one simulated OCP sees: it forgets nothing.
+	soakGeneration = 5_000
+	soakOpen       = 2_000 // requests in the queue, at most
+	soakClusters   = 240   // each has one operation a second at most
+	// mayGrow is the growth over the whole run, as the part behind the warm-up tells it
+	// by linear regression, that counts as flat: of the mean.
 	mayGrow = 0.10
 )
 
+// soakPolicy never holds anything back either, but has a budget to count for: what is
+// remembered of each cluster for it is as much as it will be after a minute.
+func soakPolicy() string {
+	return strings.Replace(laxPolicy, "budget: {operations: 0, window: 1h}", "budget: {operations: 100, window: 1m}", 1)
+}
+
 // TestSoak runs operations against an OCP with faults, and sees that memory and
-// goroutines stay as they are once the journal has come to its size.
+// goroutines stay as they are. NATS is a process of its own, so that the agent's memory
+// is told apart from that of the journal, which grows until it is as old as its retention.
 func TestSoak(t *testing.T) {
 	if *flagSoak == 0 {
 		t.Skip("run it with make soak")
@@ -45,72 +54,141 @@ func TestSoak(t *testing.T) {
 	front := httptest.NewServer(ocp)
 	defer front.Close()
 	users := ocp.swap(t, 0)
-	listen := freeAddress(t)
+	servers, url, js := startNATS(t, 1)
+	policy := filepath.Join(t.TempDir(), "policy.yaml")
+	if err := os.WriteFile(policy, []byte(soakPolicy()), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	a := startAgent(t, map[string]string{
 		"OBWARDEN_OCP_URL": front.URL, "OBWARDEN_OCP_USERNAME": users[0].Name, "OBWARDEN_OCP_PASSWORD": users[0].Password,
-		"OBWARDEN_DATA_DIR": t.TempDir(), "OBWARDEN_NATS_LISTEN": listen, "OBWARDEN_LOG_LEVEL": "error", "OBWARDEN_RETENTION": flagRetention.String(),
+		"OBWARDEN_NATS_URL": url, "OBWARDEN_POLICY_FILE": policy, "OBWARDEN_LOG_LEVEL": "error", "OBWARDEN_RETENTION": flagRetention.String(),
 		"OBWARDEN_SETTLE": "1s", "OBWARDEN_POLL_MIN": "50ms", "OBWARDEN_POLL_MAX": "500ms",
 	})
-	nc, err := nats.Connect("nats://" + listen)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer nc.Close()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
-	r := &rig{t: t, nc: nc, js: js}
+	r := &rig{t: t, js: js}
 
 	began := time.Now()
 	stop := make(chan struct{})
-	var samples []sample
+	var working, resting []sample
 	var sampling sync.WaitGroup
-	sampling.Go(func() { samples = a.sample(*flagSoak/200, stop) })
-	published := 0
+	sampling.Go(func() {
+		tick := time.NewTicker(max(*flagSoak/400, time.Second))
+		defer tick.Stop()
+		for {
+			select {
+			case <-stop:
+				return
+			case <-tick.C:
+				working = append(working, a.sample(began, servers[0]))
+			}
+		}
+	})
+	early := a.profile("soak-early")
+	requests, want := 0, map[string]int{}
 	for generation := 1; time.Since(began) < *flagSoak; generation++ {
 		for n := 0; n < soakGeneration && time.Since(began) < *flagSoak; n += soakOpen / 4 {
 			var msgs []*nats.Msg
 			for range soakOpen / 4 {
-				published++
-				cluster := int64(1 + published%soakClusters)
-				msgs = append(msgs, requestFor(fmt.Sprint("soak-", published), cluster, (cluster-1)*6+int64(1+published/soakClusters%6)))
+				requests++
+				msg, result := soakRequest(requests)
+				msgs = append(msgs, msg)
+				want[result]++
 			}
 			r.publish(msgs)
 			r.awaitEmpty(events.RequestStream, soakOpen)
 		}
 		r.awaitEmpty(events.RequestStream, 0)
+		resting = append(resting, a.sample(began, servers[0]))
+		if early != nil && time.Since(began) > *flagSoak/5 { // warm
+			early()
+			early = nil
+		}
 		ocp.swap(t, generation)
 	}
 	close(stop)
 	sampling.Wait()
-	a.profile("soak")()
+	took := time.Since(began)
+	a.profile("soak-late")()
+
 	_, values := a.scrape()
-	ended, failures := map[string]float64{}, map[string]float64{}
-	total := 0.0
+	got, failures := map[string]int{}, map[string]float64{}
 	for name, value := range values {
-		if outcome, ok := strings.CutPrefix(name, "obwarden_operations_total{"); ok {
-			ended[strings.TrimSuffix(outcome, "}")] += value
-			total += value
-		}
-		if code, ok := strings.CutPrefix(name, "obwarden_failures_total{"); ok {
-			failures[strings.TrimSuffix(code, "}")] += value
+		metric, labels, _ := strings.Cut(strings.TrimSuffix(name, "}"), "{")
+		switch {
+		case value == 0:
+		case metric == "obwarden_operations_total":
+			got[label(labels, "outcome")] += int(value)
+		case metric == "obwarden_requests_total" && label(labels, "result") == "duplicate":
+			got["duplicate"] += int(value)
+		case metric == "obwarden_failures_total":
+			failures[labels] += value
 		}
 	}
-	t.Logf("%d operations in %s, %.0f/s: %v", published, time.Since(began).Round(time.Second), float64(published)/time.Since(began).Seconds(), ended)
-	t.Logf("failures by code: %v", failures)
-	if int(total) != published {
-		t.Errorf("%g operations ended, %d were asked for", total, published)
+	t.Logf("%d requests in %s, %.0f/s: %v; failures: %v", requests, took.Round(time.Second), float64(requests)/took.Seconds(), got, failures)
+	each := func(n float64) float64 { return n / float64(requests) }
+	t.Logf("for each: %.1f ms of processor in the agent and %.1f in NATS, %.1f events, %.1f writes of records, %.1f requests to OCP",
+		each(1000*a.processorSeconds()), each(1000*servers[0].processorSeconds()), each(float64(r.last(events.OperationStream))),
+		each(float64(r.last("KV_"+events.ClusterBucket))), each(float64(ocp.requests.Load())))
+	got["succeeded"] += got["failed"] // OCP may have left a call unanswered five times
+	for result, n := range want {
+		if got[result] != n {
+			t.Errorf("%d requests %s, want %d", got[result], result, n)
+		}
 	}
-	flat(t, "memory (MiB)", samples, func(s sample) float64 { return s.resident })
-	flat(t, "heap in use (MiB)", samples, func(s sample) float64 { return s.heap })
-	flat(t, "goroutines", samples, func(s sample) float64 { return s.goroutines })
+	for _, figure := range []struct {
+		name  string
+		value func(sample) float64
+	}{
+		{"agent, MiB in use", func(s sample) float64 { return s.heap }},
+		{"agent, goroutines", func(s sample) float64 { return s.goroutines }},
+		{"agent, MiB resident", func(s sample) float64 { return s.resident }},
+		{"NATS, MiB resident", func(s sample) float64 { return s.nats }},
+	} {
+		t.Log(fifths(figure.name+", at work", working, figure.value))
+		t.Log(fifths(figure.name+", at rest", resting, figure.value))
+		mean, growth := growthOf(resting, figure.value)
+		t.Logf("%s: at rest %.4g in the mean, over the whole run it would grow by %.3g (%.1f %%)", figure.name, mean, growth, 100*growth/mean)
+		if growth > mayGrow*mean {
+			t.Errorf("%s: grows", figure.name)
+		}
+	}
+}
+
+// soakRequest is the nth request, and what becomes of it: what is not carried out, or
+// asked for again, must leave nothing behind either.
+func soakRequest(n int) (*nats.Msg, string) {
+	cluster := int64(1 + n%soakClusters)
+	server := (cluster-1)*6 + int64(1+n/soakClusters%6)
+	switch n % 20 {
+	case 7: // no such cluster, and none twice
+		return requestFor(fmt.Sprint("soak-", n), int64(1_000+n), 1), "rejected"
+	case 11: // no such server
+		return requestFor(fmt.Sprint("soak-", n), cluster, 1_000_000), "rejected"
+	case 13: // the one before, once more
+		msg, _ := soakRequest(n - 1)
+		return msg, "duplicate"
+	case 17:
+		msg := requestFor(fmt.Sprint("soak-", n), cluster, server)
+		msg.Data = msg.Data[:len(msg.Data)/2]
+		return msg, "rejected"
+	}
+	return requestFor(fmt.Sprint("soak-", n), cluster, server), "succeeded"
+}
+
+// label is the value of one of a metric's labels.
+func label(labels, name string) string {
+	_, value, _ := strings.Cut(labels, name+`="`)
+	value, _, _ = strings.Cut(value, `"`)
+	return value
 }
 
 // swapped is a simulated OCP that can be replaced by a fresh one.
-type swapped struct{ now atomic.Pointer[ocpsim.Sim] }
+type swapped struct {
+	now      atomic.Pointer[ocpsim.Sim]
+	requests atomic.Int64
+}
 
 func (s *swapped) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.requests.Add(1)
 	s.now.Load().Handler().ServeHTTP(w, r)
 }
 
@@ -146,39 +224,47 @@ func (s *swapped) swap(t *testing.T, seed int) []ocpsim.User {
 	return users
 }
 
-// sample is what the process holds at one moment.
+// sample is what is held at one moment: the agent's heap once its garbage is collected.
 type sample struct {
-	at                         time.Time
-	resident, heap, goroutines float64
+	at                               time.Duration
+	heap, goroutines, resident, nats float64
 }
 
-func (p *agentProcess) sample(every time.Duration, stop <-chan struct{}) (samples []sample) {
-	tick := time.NewTicker(max(every, 100*time.Millisecond))
-	defer tick.Stop()
-	for {
-		select {
-		case <-stop:
-			return samples
-		case at := <-tick.C:
-			_, values := p.scrape()
-			samples = append(samples, sample{at: at, resident: p.residentMiB(), heap: values["go_memstats_heap_inuse_bytes"] / (1 << 20), goroutines: values["go_goroutines"]})
+func (p *agentProcess) sample(began time.Time, nats *process) sample {
+	p.t.Helper()
+	p.collect()
+	_, values := p.scrape()
+	return sample{
+		at: time.Since(began), heap: values["go_memstats_heap_alloc_bytes"] / (1 << 20), goroutines: values["go_goroutines"],
+		resident: p.residentMiB(), nats: nats.residentMiB(),
+	}
+}
+
+// fifths shows the least, the median and the most of each fifth of the samples.
+func fifths(name string, samples []sample, value func(sample) float64) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s:", name)
+	for i := range 5 {
+		var ys []float64
+		for _, s := range samples[i*len(samples)/5 : (i+1)*len(samples)/5] {
+			ys = append(ys, value(s))
+		}
+		if len(ys) > 0 {
+			fmt.Fprintf(&b, "  %.4g %.4g %.4g", slices.Min(ys), median(ys), slices.Max(ys))
 		}
 	}
+	return b.String()
 }
 
-// flat fails where a figure grows from the end of the warm-up on.
-func flat(t *testing.T, what string, samples []sample, value func(sample) float64) {
-	t.Helper()
+// growthOf is the mean of a figure behind the warm-up, and how much it would grow in
+// the whole run if it went on like that.
+func growthOf(samples []sample, value func(sample) float64) (mean, growth float64) {
 	var xs, ys []float64
-	for _, s := range samples[len(samples)/3:] {
-		xs, ys = append(xs, s.at.Sub(samples[0].at).Seconds()), append(ys, value(s))
+	for _, s := range samples[len(samples)/5:] {
+		xs, ys = append(xs, s.at.Seconds()), append(ys, value(s))
 	}
 	mean, slope := regression(xs, ys)
-	growth := slope * (xs[len(xs)-1] - xs[0])
-	t.Logf("%s: mean %.4g, grows by %.3g (%.1f %%) over the last two thirds", what, mean, growth, 100*growth/mean)
-	if growth > mayGrow*mean {
-		t.Errorf("%s grows", what)
-	}
+	return mean, slope * samples[len(samples)-1].at.Seconds()
 }
 
 // regression is the mean of ys, and the slope of the line that fits them best.

@@ -1,0 +1,134 @@
+//go:build linux
+
+package bench
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/url"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// natsVariable makes this test binary a NATS server: its value is a natsConfig.
+const natsVariable = "OBWARDEN_BENCH_NATS"
+
+// natsConfig is what deploy/nats configures, as far as it costs anything: every
+// message is flushed, and where there is a cluster all copies of it are.
+type natsConfig struct {
+	Name, Listen, Dir string
+	Cluster           string // where the others connect; empty: there are none
+	Routes            []string
+}
+
+// serveNATS runs until it is told to end.
+func serveNATS(config string) error {
+	var c natsConfig
+	if err := json.Unmarshal([]byte(config), &c); err != nil {
+		return err
+	}
+	options := &server.Options{ServerName: c.Name, JetStream: true, StoreDir: c.Dir, SyncAlways: true, NoSigs: true}
+	var err error
+	if options.Host, options.Port, err = hostPort(c.Listen); err != nil {
+		return err
+	}
+	if c.Cluster != "" {
+		options.Cluster.Name = "bench"
+		if options.Cluster.Host, options.Cluster.Port, err = hostPort(c.Cluster); err != nil {
+			return err
+		}
+	}
+	for _, r := range c.Routes {
+		options.Routes = append(options.Routes, &url.URL{Scheme: "nats", Host: r})
+	}
+	s, err := server.NewServer(options)
+	if err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	s.Start()
+	<-ctx.Done()
+	s.Shutdown()
+	s.WaitForShutdown()
+	return nil
+}
+
+func hostPort(address string) (string, int, error) {
+	host, port, _ := strings.Cut(address, ":")
+	n, err := strconv.Atoi(port)
+	return host, n, err
+}
+
+// natsProcesses is one NATS server or a cluster of them.
+type natsProcesses []*process
+
+// startNATS starts n of them, each a process of its own, and returns once JetStream
+// takes messages in n copies.
+func startNATS(t *testing.T, n int) (all natsProcesses, urls string, js jetstream.JetStream) {
+	t.Helper()
+	configs := make([]natsConfig, n)
+	var routes, clients []string
+	for i := range configs {
+		configs[i] = natsConfig{Name: fmt.Sprint("nats-", i+1), Listen: freeAddress(t), Dir: t.TempDir()}
+		if n > 1 {
+			configs[i].Cluster = freeAddress(t)
+			routes = append(routes, configs[i].Cluster)
+		}
+		clients = append(clients, "nats://"+configs[i].Listen)
+	}
+	for _, c := range configs {
+		c.Routes = routes
+		encoded, err := json.Marshal(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := &process{t: t, cmd: exec.Command(os.Args[0]), log: filepath.Join(t.TempDir(), c.Name+".log")}
+		p.cmd.Env = append(os.Environ(), natsVariable+"="+string(encoded))
+		p.start()
+		all = append(all, p)
+	}
+	urls = strings.Join(clients, ",")
+	nc, err := nats.Connect(urls, nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	if js, err = jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(1024)); err != nil {
+		t.Fatal(err)
+	}
+	probe := jetstream.StreamConfig{Name: "PROBE", Replicas: n}
+	for began := time.Now(); ; {
+		_, err := js.CreateStream(t.Context(), probe)
+		if err == nil {
+			err = js.DeleteStream(t.Context(), probe.Name)
+		}
+		if err == nil {
+			return all, urls, js
+		}
+		if time.Since(began) > patience {
+			t.Fatalf("NATS is not ready: %v\n%s", err, all[0].tail())
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
+// processorSeconds that all of them have used so far.
+func (all natsProcesses) processorSeconds() (total float64) {
+	for _, p := range all {
+		total += p.processorSeconds()
+	}
+	return total
+}
