@@ -80,8 +80,12 @@ bench: ## benchmarks, BENCHTIME each, then SIZE load (full or short); table and 
 		-load.dir $(abspath dist) -timeout 3h -v
 	@cat dist/bench-go.txt >>dist/bench.txt
 
+.PHONY: bench-readme
+bench-readme: ## the table of the latest full make bench into README
+	@go test ./agent/bench -run READMEShowsTheRows -load.update -load.dir $(abspath dist)
+
 .PHONY: soak
-soak: ## operations against an OCP with faults for SOAK_TIME: memory and goroutines must stay as they are
+soak: ## operations against an OCP with faults for SOAK_TIME, 10m at least: memory and goroutines must stay as they are
 	@mkdir -p dist
 	@go test ./agent/bench -run Soak -soak.time $(SOAK_TIME) -load.profile '$(PROFILE)' -load.dir $(abspath dist) -timeout 24h -v
 

@@ -14,12 +14,12 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"text/tabwriter"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"obwarden/agent/ocp"
 	"obwarden/events"
 )
 
@@ -61,6 +61,7 @@ type size struct {
 	fair                   int // clusters followed within a budget of fairRate
 	moved                  int // changes whose way to the event is timed
 	open, waiting, journal int
+	scaled                 int // operations for each agent of a cluster
 	idle                   time.Duration
 }
 
@@ -69,74 +70,21 @@ func sizeOf(t *testing.T) size {
 	case "":
 		t.Skip("run it with make bench")
 	case "short":
-		return size{rounds: max(1, *flagRounds), latencies: 20, operations: 256, storm: 20_000, followed: []int{1, 20}, fair: 50, moved: 4,
-			open: 200, waiting: 200, journal: 2_000, idle: time.Second}
+		return size{rounds: max(1, *flagRounds), latencies: 20, operations: 256, storm: 5_000, followed: []int{1, 20}, fair: 50, moved: 4,
+			open: 200, waiting: 200, journal: 2_000, scaled: 12, idle: time.Second}
 	case "full":
-		rounds := *flagRounds
-		if rounds == 0 {
-			rounds = 5
-		}
-		return size{rounds: rounds, latencies: 200, operations: 3_000, storm: 200_000, followed: []int{1, 10, 100, 1000}, fair: 1000, moved: 30,
-			open: 10_000, waiting: 10_000, journal: 1_000_000, idle: 20 * time.Second}
+		return fullSize(*flagRounds)
 	}
 	t.Fatalf("-load.size %s: must be short or full", *flagSize)
 	return size{}
 }
 
-// table is what was measured.
-type table struct{ rows []row }
-
-// row is one figure over all rounds, ours beside its floor; without a floor it is
-// held against a limit, the same in every round.
-type row struct {
-	name, unit, aim string
-	ours, floor     []float64
-}
-
-func (t *table) add(name, unit, aim string, ours, floor float64) {
-	i := slices.IndexFunc(t.rows, func(r row) bool { return r.name == name })
-	if i < 0 {
-		i = len(t.rows)
-		t.rows = append(t.rows, row{name: name, unit: unit, aim: aim})
+func fullSize(rounds int) size {
+	if rounds == 0 {
+		rounds = 5
 	}
-	t.rows[i].ours = append(t.rows[i].ours, ours)
-	t.rows[i].floor = append(t.rows[i].floor, floor)
-}
-
-// String shows medians, and ratios as minimum, median, maximum of the rounds.
-func (t *table) String() string {
-	var b strings.Builder
-	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "what\tobwarden\tfloor\tratio min\tmedian\tmax\taim\t")
-	for _, r := range t.rows {
-		var ratios []float64
-		for i := range r.ours {
-			ratios = append(ratios, r.ours[i]/r.floor[i])
-		}
-		slices.Sort(ratios)
-		fmt.Fprintf(w, "%s\t%.4g %s\t%.4g\t%.2f\t%.2f\t%.2f\t%s\t\n", r.name, median(r.ours), r.unit, median(r.floor),
-			ratios[0], median(ratios), ratios[len(ratios)-1], r.aim)
-	}
-	_ = w.Flush() // into memory
-	return b.String()
-}
-
-// raw is the same for benchstat: one line a round.
-func (t *table) raw() string {
-	var b strings.Builder
-	for _, r := range t.rows {
-		name := strings.Map(func(c rune) rune {
-			if c == ' ' || c == ',' {
-				return '_'
-			}
-			return c
-		}, r.name)
-		unit := strings.ReplaceAll(r.unit, " ", "-")
-		for i := range r.ours {
-			fmt.Fprintf(&b, "Benchmark%s/obwarden 1 %g %s\nBenchmark%s/floor 1 %g %s\n", name, r.ours[i], unit, name, r.floor[i], unit)
-		}
-	}
-	return b.String()
+	return size{rounds: rounds, latencies: 200, operations: 3_000, storm: 200_000, followed: []int{1, 10, 100, 1000}, fair: 1000, moved: 10,
+		open: 10_000, waiting: 10_000, journal: 1_000_000, scaled: 200, idle: 10 * time.Second}
 }
 
 func median(values []float64) float64 {
@@ -152,13 +100,13 @@ func quantile(values []time.Duration, q float64) float64 {
 // TestLoad measures one thing after the other: nothing else may run meanwhile.
 func TestLoad(t *testing.T) {
 	s := sizeOf(t)
-	all := &table{}
+	all := &table{rows: rowsOf(s)}
 	for _, m := range []struct {
 		name string
 		run  func(*testing.T, size, *table)
 	}{
 		{"latency", latency}, {"operations", operations}, {"storm", storm}, {"follow", follow}, {"fair", fair}, {"change", change},
-		{"idle", idle}, {"open", open}, {"journal", oldJournal}, {"binary", binarySize}, {"demo", demo},
+		{"idle", idle}, {"open", open}, {"journal", oldJournal}, {"scaleout", scaleout}, {"binary", binarySize}, {"demo", demo},
 	} {
 		if *flagOnly != "" && !slices.Contains(strings.Split(*flagOnly, ","), m.name) {
 			continue
@@ -200,8 +148,8 @@ func latency(t *testing.T, s size, all *table) {
 			ours = append(ours, once(r.request(), events.RequestStream))
 			floor = append(floor, once(r.floorRequest(), "FLOOR_IN"))
 		}
-		all.add("request to call, p50", "ms", "≤ 1.5", quantile(ours, 0.5), quantile(floor, 0.5))
-		all.add("request to call, p99", "ms", "≤ 3", quantile(ours, 0.99), quantile(floor, 0.99))
+		all.add("request to call, p50", quantile(ours, 0.5), quantile(floor, 0.5))
+		all.add("request to call, p99", quantile(ours, 0.99), quantile(floor, 0.99))
 	}
 }
 
@@ -223,21 +171,29 @@ func operations(t *testing.T, s size, all *table) {
 		return float64(s.operations) / took.Seconds()
 	}
 	for round := range s.rounds {
-		posts := r.ocp.posts.Load()
+		calls, writes := r.ocp.posts.Load(), r.last("KV_"+events.ClusterBucket)
+		requests, appended, seconds := calls+r.ocp.reads.Load(), r.last(events.OperationStream), 0.0
 		ours := rate(events.RequestStream, r.request, func() func() {
 			before := r.last(events.OperationStream)
 			a := r.agent()
+			seconds = a.processorSeconds()
 			done := a.profile(fmt.Sprint("operations-", round))
 			r.awaitState(events.OperationStream, "a first event", func(s jetstream.StreamState) bool { return s.LastSeq > before })
-			return func() { done(); a.stop() }
+			return func() { seconds = a.processorSeconds() - seconds; done(); a.stop() }
 		})
-		if calls := r.ocp.posts.Load() - posts; calls != int64(s.operations) {
+		if calls = r.ocp.posts.Load() - calls; calls != int64(s.operations) {
 			t.Errorf("%d calls for %d operations", calls, s.operations)
 		}
+		each := func(n float64) float64 { return n / float64(s.operations) }
+		all.add("events of an operation", each(float64(r.last(events.OperationStream)-appended)), float64(len(r.before)+len(r.after)))
+		all.add("writes of records for an operation", each(float64(r.last("KV_"+events.ClusterBucket)-writes)), 0)
+		all.add("requests to OCP for an operation", each(float64(r.ocp.posts.Load()+r.ocp.reads.Load()-requests)), 1)
+		all.add("processor for an operation", each(1000*seconds), 0)
+
 		batches := rate("FLOOR_IN", r.floorRequest, r.floorBatches)
 		oneByOne := rate("FLOOR_IN", r.floorRequest, func() func() { return r.floorOneByOne(clusters, r.before, r.after) })
-		all.add("operations", "/s", "≥ 0.8", ours, batches)
-		all.add("operations beside one append at a time", "/s", "≥ 5", ours, oneByOne)
+		all.add("operations", ours, batches)
+		all.add("operations, beside one append at a time", ours, oneByOne)
 	}
 }
 
@@ -275,8 +231,8 @@ func storm(t *testing.T, s size, all *table) {
 		r.awaitEmpty("FLOOR_IN", 0)
 		tookBare := time.Since(beganBare)
 		stop()
-		all.add("storm, duplicates settled", "/s", "≥ 0.6", float64(s.storm)/took.Seconds(), float64(s.storm)/tookBare.Seconds())
-		all.add("storm, memory", "MiB", "≤ 1 of 150 MiB", resident, 150)
+		all.add("storm, duplicates settled", float64(s.storm)/took.Seconds(), float64(s.storm)/tookBare.Seconds())
+		all.add("storm, memory", resident, 150)
 
 		// Others come in the middle of it, each of a cluster that no other request is about.
 		const cluster = 200
@@ -301,8 +257,8 @@ func storm(t *testing.T, s size, all *table) {
 		deliveries := r.othersInAStorm(bare, arrived, func(int) *nats.Msg { return &nats.Msg{Subject: "floor.in", Data: []byte("other")} })
 		r.awaitEmpty("FLOOR_IN", 0)
 		stop()
-		all.add("storm, another request to its call", "ms", "≤ 1 of a second", calls, 1000)
-		all.add("the same beside its delivery to a bare loop", "ms", "", calls, deliveries)
+		all.add("storm, another request to its call", calls, 1000)
+		all.add("the same, beside its delivery to a bare loop", calls, deliveries)
 	}
 }
 
@@ -341,7 +297,7 @@ func follow(t *testing.T, s size, all *table) {
 		r.awaitFollowed(n)
 		before := r.ocp.reads.Load()
 		time.Sleep(8 * interval)
-		all.add(fmt.Sprintf("requests a look at %d tasks", n), "", "independent of the number", float64(r.ocp.reads.Load()-before)/8, 1)
+		all.add(looksRow(n), float64(r.ocp.reads.Load()-before)/8, float64((n+ocp.PageSize-1)/ocp.PageSize))
 	}
 }
 
@@ -382,9 +338,9 @@ func fair(t *testing.T, s size, all *table) {
 		counts = append(counts, float64(seen[int64(cluster+1)]))
 		total += counts[cluster]
 	}
-	all.add(fmt.Sprintf("requests for %d clusters", s.fair), "/s", "≤ 1 of the budget", float64(reads)/(2*period).Seconds(), fairRate)
-	all.add("looks at the cluster seen least", "", "≥ 0.5 of the mean", slices.Min(counts), total/float64(s.fair))
-	all.add("looks at the cluster seen most", "", "≤ 2 of the mean", slices.Max(counts), total/float64(s.fair))
+	all.add(fairRow(s), float64(reads)/(2*period).Seconds(), fairRate)
+	all.add("looks at the cluster seen least, of the mean", slices.Min(counts), total/float64(s.fair))
+	all.add("looks at the cluster seen most, of the mean", slices.Max(counts), total/float64(s.fair))
 
 	began := time.Now()
 	for _, id := range ids {
@@ -393,7 +349,7 @@ func fair(t *testing.T, s size, all *table) {
 	for range ids {
 		<-told
 	}
-	all.add("all move at once, until the last is told", "s", "≤ 2 of what the budget takes", time.Since(began).Seconds(), period.Seconds())
+	all.add("all these move at once, the last is told", time.Since(began).Seconds(), period.Seconds())
 }
 
 // ended is the event that tells of the end of a subtask.
@@ -441,8 +397,8 @@ func change(t *testing.T, s size, all *table) {
 			took = append(took, event.at.Sub(moved))
 		}
 		limit := float64((interval + 50*time.Millisecond) / time.Millisecond)
-		all.add("change in OCP to event, p50", "ms", "≤ 1 of the interval + 50 ms", quantile(took, 0.5), limit)
-		all.add("change in OCP to event, worst", "ms", "≤ 1 of the interval + 50 ms", quantile(took, 1), limit)
+		all.add("change in OCP to event, p50", quantile(took, 0.5), limit)
+		all.add("change in OCP to event, worst", quantile(took, 1), limit)
 	}
 }
 
@@ -451,10 +407,10 @@ func idle(t *testing.T, s size, all *table) {
 	ocp := newOCP(t, servers)
 	for range s.rounds {
 		a := startAgent(t, map[string]string{"OBWARDEN_OCP_URL": ocp.URL, "OBWARDEN_DATA_DIR": t.TempDir(), "OBWARDEN_NATS_LISTEN": "127.0.0.1:0"})
-		all.add("start to ready", "ms", "≤ 1 of 150 ms", float64(a.readyIn)/float64(time.Millisecond), 150)
+		all.add("start to ready", float64(a.readyIn)/float64(time.Millisecond), 150)
 		time.Sleep(min(s.idle, 3*time.Second)) // what the start left behind
-		all.add("processor, idle", "% of a core", "≤ 1 of 0.3 %", a.processor(s.idle), 0.3)
-		all.add("memory, idle", "MiB", "≤ 1 of 30 MiB", a.residentMiB(), 30)
+		all.add("processor, idle", a.processor(s.idle), 0.3)
+		all.add("memory, idle, embedded NATS", a.residentMiB(), 30)
 		a.stop()
 	}
 }
@@ -479,17 +435,17 @@ func open(t *testing.T, s size, all *table) {
 	a := start(seeds{open: s.open / 10, clusters: max(1, s.open/100)})
 	a.awaitInFlight(s.open / 10)
 	time.Sleep(s.idle)
-	all.add(fmt.Sprintf("processor, %d followed tasks", s.open/10), "% of a core", "≤ 1 of 5 %", a.processor(s.idle), 5)
+	all.add(followedRow(s), a.processor(s.idle), 5)
 	a.stop()
 
 	a = start(seeds{open: s.open, waiting: s.waiting, clusters: max(1, s.open/100)})
 	a.awaitInFlight(s.open + s.waiting)
 	time.Sleep(min(s.idle, 10*time.Second))
-	all.add(fmt.Sprintf("memory, %d open and %d waiting", s.open, s.waiting), "MiB", "≤ 1 of 150 MiB", a.residentMiB(), 150)
-	all.add(fmt.Sprintf("processor, %d open and %d waiting", s.open, s.waiting), "% of a core", "", a.processor(s.idle), 100)
+	all.add(heldRow("memory", s), a.residentMiB(), 150)
+	all.add(heldRow("processor", s), a.processor(s.idle), 0)
 	for range 20 {
 		took, _ := a.scrape()
-		all.add("scrape, with these", "ms", "≤ 1 of 5 ms", float64(took)/float64(time.Millisecond), 5)
+		all.add("scrape, with these", float64(took)/float64(time.Millisecond), 5)
 	}
 	a.profile("open")()
 	a.stop()
@@ -524,9 +480,9 @@ func oldJournal(t *testing.T, s size, all *table) {
 	seedDir(t, ocp, dir, seeds{ended: s.journal, open: s.open, clusters: max(1, s.open/100)})
 	for range s.rounds {
 		a := startAgent(t, map[string]string{"OBWARDEN_OCP_URL": ocp.URL, "OBWARDEN_DATA_DIR": dir, "OBWARDEN_NATS_LISTEN": "127.0.0.1:0"})
-		all.add(fmt.Sprintf("start to ready, %d events and %d open", s.journal, s.open), "ms", "≤ 1 of 5 s", float64(a.readyIn)/float64(time.Millisecond), 5000)
+		all.add(journalRow(s), float64(a.readyIn)/float64(time.Millisecond), 5000)
 		a.awaitInFlight(s.open)
-		all.add("memory, with these", "MiB", "", a.residentMiB(), 150)
+		all.add("memory, with these", a.residentMiB(), 0)
 		a.profile("journal")()
 		a.stop()
 	}
@@ -537,7 +493,7 @@ func binarySize(t *testing.T, _ size, all *table) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	all.add("binary, stripped", "MiB", "≤ 1 of 30 MiB", float64(info.Size())/(1<<20), 30)
+	all.add("binary, stripped", float64(info.Size())/(1<<20), 30)
 }
 
 // demo is from go run to the first event on the screen, all compiled before.
@@ -556,7 +512,7 @@ func demo(t *testing.T, s size, all *table) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		all.add("demo to its first event", "s", "≤ 1 of 10 s", (<-seen).Sub(began).Seconds(), 10)
+		all.add("demo to its first event", (<-seen).Sub(began).Seconds(), 10)
 	}
 }
 
