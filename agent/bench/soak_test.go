@@ -35,6 +35,8 @@ const (
 	// mayGrow is the growth over the whole run, as the part behind the warm-up tells it
 	// by linear regression, that counts as flat: of the mean.
 	mayGrow = 0.10
+	// leastResting is how many generations it takes to tell growth from warming up.
+	leastResting = 8
 )
 
 // soakPolicy never holds anything back either, but has a budget to count for: what is
@@ -133,6 +135,9 @@ func TestSoak(t *testing.T) {
 		if got[result] != n {
 			t.Errorf("%d requests %s, want %d", got[result], result, n)
 		}
+	}
+	if len(resting) < leastResting {
+		t.Fatalf("nothing was open %d times: too few, of at least %d, to tell what grows; let it run for longer", len(resting), leastResting)
 	}
 	for _, figure := range []struct {
 		name  string
