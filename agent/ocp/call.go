@@ -108,7 +108,7 @@ func pauses(ctx context.Context, last *error) retry.Backoff {
 
 // exchange sends one request and judges the answer, or why there is none.
 func (c *Client) exchange(ctx context.Context, via *http.Client, call call) (Envelope, error) {
-	if err := c.budget.Wait(ctx); err != nil {
+	if err := c.turn(ctx, call); err != nil {
 		return Envelope{}, call.failure(NotSent, fmt.Errorf("%w: %w", ErrBudget, err))
 	}
 	envelope, err := c.breaker.do(func() (Envelope, error) { return c.attempt(ctx, via, call) })
@@ -116,6 +116,21 @@ func (c *Client) exchange(ctx context.Context, via *http.Client, call call) (Env
 		return Envelope{}, call.failure(NotSent, err)
 	}
 	return envelope, err
+}
+
+// turn waits until the budget lets the call through. Reads stand in a line before it, so
+// that a call that changes something waits for one of them at most: its deadline is short,
+// and what was read for it is in vain if it is not made.
+func (c *Client) turn(ctx context.Context, call call) error {
+	if call.method == http.MethodGet {
+		select {
+		case c.line <- struct{}{}:
+			defer func() { <-c.line }()
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return c.budget.Wait(ctx)
 }
 
 // attempt is one request over the wire.

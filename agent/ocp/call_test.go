@@ -15,6 +15,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -271,6 +272,29 @@ func TestBudget(t *testing.T) {
 		if sent != 2 {
 			t.Errorf("sent: got %d, want 2", sent)
 		}
+	})
+}
+
+func TestACallWaitsForOneReadOfManyAtMost(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const perSecond = 10
+		client := newClient(t, "http://ocp.test", func(c *Config) { c.MaxRPS = perSecond; c.Timeout = 5 * time.Second })
+		transport := roundTrip(func(*http.Request) (*http.Response, error) { return response(http.StatusOK, accepted), nil })
+		client.reads.Transport, client.posts.Transport = transport, transport
+		var reads sync.WaitGroup
+		for range 20 * perSecond {
+			reads.Go(func() { _, _ = client.Task(t.Context(), 1) }) // most give up
+		}
+		time.Sleep(time.Second)
+		began := time.Now()
+		if _, err := stop(t.Context(), client); err != nil {
+			t.Error(err)
+		}
+		if waited := time.Since(began); waited > 2*time.Second/perSecond {
+			t.Errorf("it waited for %s", waited)
+		}
+		reads.Wait()
 	})
 }
 

@@ -71,6 +71,7 @@ type Client struct {
 	timeout     time.Duration
 	userAgent   string
 	budget      *rate.Limiter
+	line        chan struct{} // a place: the read that is next
 	breaker     *breaker
 	reads       *http.Client
 	posts       *http.Client
@@ -96,6 +97,7 @@ func New(config Config) (*Client, error) {
 		timeout:   cmp.Or(config.Timeout, DefaultTimeout),
 		userAgent: config.UserAgent,
 		budget:    newBudget(config.MaxRPS),
+		line:      make(chan struct{}, 1),
 		breaker:   newBreaker(config.LeftAlone),
 		reads:     newHTTPClient(readTransport(roots)),
 		posts:     newHTTPClient(postTransport(roots)),

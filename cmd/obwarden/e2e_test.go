@@ -168,7 +168,7 @@ func newSite(t *testing.T, config ocpsim.Config) site {
 	return site{sim: sim, environ: map[string]string{
 		"OBWARDEN_OCP_URL": sim.URL(), "OBWARDEN_OCP_USERNAME": "admin", "OBWARDEN_OCP_PASSWORD": "secret",
 		"OBWARDEN_NATS_LISTEN": freeAddress(t), "OBWARDEN_HTTP_LISTEN": "127.0.0.1:0", "OBWARDEN_DATA_DIR": t.TempDir(),
-		"OBWARDEN_POLL_MIN": "20ms", "OBWARDEN_POLL_MAX": "100ms", "OBWARDEN_SETTLE": "2s", "OBWARDEN_ACK_WAIT": "1s",
+		"OBWARDEN_POLL_MIN": "20ms", "OBWARDEN_POLL_MAX": "100ms", "OBWARDEN_SETTLE": "2s", "OBWARDEN_ACK_WAIT": "1s", "OBWARDEN_OCP_MAX_RPS": "200",
 	}}
 }
 
