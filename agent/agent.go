@@ -96,6 +96,7 @@ type held struct {
 	busy     bool
 	hurried  bool // somebody woke it while it was busy
 	inbox    []delivery
+	quiet    time.Time     // until then duplicates are only collected
 	owner    jetstream.Msg // the request, unacknowledged; nil: only duplicates are here
 	position position
 	in       struct{ parked, moved, came int } // its places in the queues
@@ -140,7 +141,7 @@ func New(c Config) *Agent {
 	a := &Agent{
 		Config: c, held: map[string]*held{}, waiting: map[int64]map[*held]struct{}{}, early: map[int64]bool{},
 		active: places{free: maxActive}, looking: places{free: maxActive}, changed: make(chan struct{}, 1),
-		parked: queue{of: func(h *held) time.Time { return h.at }, place: func(h *held) *int { return &h.in.parked }},
+		parked: queue{of: (*held).due, place: func(h *held) *int { return &h.in.parked }},
 		moved:  queue{of: func(h *held) time.Time { return h.position.moved }, place: func(h *held) *int { return &h.in.moved }},
 		came:   queue{of: func(h *held) time.Time { return h.position.requested }, place: func(h *held) *int { return &h.in.came }},
 	}
@@ -284,6 +285,13 @@ func (a *Agent) deliver(work context.Context, id string, d delivery) {
 		a.readAhead(work, d)
 	}
 	h.inbox = append(h.inbox, d)
+	if d.order != nil || d.again { // perhaps its own request, which another agent had
+		h.quiet = time.Time{}
+	}
+	if !h.busy && time.Now().Before(h.quiet) {
+		a.rest(h)
+		return
+	}
 	a.wake(work, h)
 }
 
@@ -296,7 +304,7 @@ func (a *Agent) work(ctx context.Context, h *held, p *places) {
 		if h.hurried = false; again && h.do == Decide && h.entry.Operation.State == events.Waiting {
 			h.at = time.Time{}
 		}
-		admits := len(h.inbox) > 0 && h.do != Submit && h.do != RetryTask && ctx.Err() == nil // nothing comes between the intent and the call
+		admits := len(h.inbox) > 0 && !time.Now().Before(h.quiet) && h.do != Submit && h.do != RetryTask && ctx.Err() == nil // nothing comes between the intent and the call
 		done := !admits && (ctx.Err() != nil || a.closing || h.owner == nil || time.Now().Before(h.at))
 		elsewhere := !done && a.placesFor(h) != p
 		var inbox []delivery
@@ -328,14 +336,27 @@ func (a *Agent) work(ctx context.Context, h *held, p *places) {
 func (a *Agent) park(h *held) {
 	h.busy = false
 	switch {
-	case h.owner == nil && len(h.inbox) == 0:
+	case h.owner == nil && len(h.inbox) == 0 && !time.Now().Before(h.quiet):
 		delete(a.held, h.id)
 	case !a.closing:
-		a.parked.put(h)
-		if a.parked.all[0] == h {
-			a.setAlarm()
-		}
+		a.rest(h)
 	}
+}
+
+// rest has h woken when its time comes. The caller holds a.mu, and h is not busy.
+func (a *Agent) rest(h *held) {
+	a.parked.put(h)
+	if a.parked.all[0] == h {
+		a.setAlarm()
+	}
+}
+
+// due is when h goes on, as things are.
+func (h *held) due() time.Time {
+	if h.owner == nil || len(h.inbox) > 0 && h.quiet.Before(h.at) {
+		return h.quiet
+	}
+	return h.at
 }
 
 // trouble is what comes of an error: none is the operation's own, those are steps.

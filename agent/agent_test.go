@@ -550,6 +550,31 @@ func TestDuplicatesAreRecordedAndCallNothing(t *testing.T) {
 	r.wantPosts(1)
 }
 
+// The journal has room for others in a storm of duplicates, each of which counts.
+func TestAStormOfDuplicatesIsToldOnceASecond(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, ocpsim.Config{Speed: 100})
+	r.agent()
+	r.stop("k", 1, 2)
+	r.awaitEndAmongDuplicates("k")
+	const storm = 200
+	began := time.Now()
+	for range storm { // each is flushed: they come one after the other
+		r.stop("k", 1, 2)
+	}
+	all := r.await("all duplicates", func(e events.Event) bool { return e.Duplicates == storm })
+	told := 0
+	for _, e := range all {
+		if e.Token == events.Duplicate {
+			told++
+		}
+	}
+	if most := 2 + int(time.Since(began)/duplicatesEvery); told > most {
+		t.Errorf("%d duplicates were told of %d times, want %d at most", storm, told, most)
+	}
+	r.awaitNoOpenRequests()
+}
+
 func (r *rig) awaitEndAmongDuplicates(key string) {
 	r.t.Helper()
 	r.await("the end of "+key, func(e events.Event) bool {

@@ -23,6 +23,9 @@ const (
 	// operation, and orderRetry how often it is looked at meanwhile.
 	orderPatience = 10 * time.Second
 	orderRetry    = 500 * time.Millisecond
+	// duplicatesEvery is how often the journal is told of duplicates of an operation, by
+	// one agent: in a storm of them there must be room in it for what others do.
+	duplicatesEvery = time.Second
 )
 
 // errStreamsGone ends an agent: what it works with was taken away under it.
@@ -208,6 +211,9 @@ func (a *Agent) admitOnce(ctx context.Context, h *held, inbox *[]delivery) error
 	if err := a.step(ctx, h, Duplicated{Count: len(duplicates)}); err != nil {
 		return err
 	}
+	a.mu.Lock()
+	h.quiet = time.Now().Add(duplicatesEvery)
+	a.mu.Unlock()
 	*inbox = nil
 	for _, d := range duplicates {
 		a.countRequest(d.received, "duplicate")
