@@ -96,8 +96,8 @@ type held struct {
 	busy     bool
 	hurried  bool // somebody woke it while it was busy
 	inbox    []delivery
-	quiet    time.Time     // until then duplicates are only collected
-	owner    jetstream.Msg // the request, unacknowledged; nil: only duplicates are here
+	quiet    time.Time // until then duplicates are only collected
+	owner    receipt // of the request, unacknowledged; none: only duplicates are here
 	position position
 	in       struct{ parked, moved, came int } // its places in the queues
 
@@ -112,7 +112,7 @@ type held struct {
 	failures int       // looks in a row that failed
 	refusals int       // looks in a row that OCP refused
 	news     uint64    // what the latest decision knew
-	early    early     // a decision of before its first event was in the journal
+	early    *early    // a decision of before its first event was in the journal; nil: none
 }
 
 // position is what others may read of an operation while it is worked on.
@@ -220,29 +220,28 @@ func (a *Agent) shutdown(stop context.CancelFunc) {
 		a.alarm.Stop()
 	}
 	for _, h := range a.held {
-		for _, msg := range h.messages() {
-			a.handBack(h.id, msg)
+		for _, r := range h.receipts() {
+			a.handBack(h.id, r)
 		}
 	}
 }
 
-func (a *Agent) handBack(id string, msg jetstream.Msg) {
-	err := msg.Nak()
-	if err != nil && !errors.Is(err, jetstream.ErrMsgAlreadyAckd) { // by what was under way meanwhile
+func (a *Agent) handBack(id string, r receipt) {
+	if err := a.handBackNow(r); err != nil {
 		a.Log.Warn("request not handed back; it goes to another agent after the ack wait", "operation_id", id, "error", err)
 	}
 }
 
-// messages are all requests that wait in h for their acknowledgement.
-func (h *held) messages() []jetstream.Msg {
-	var msgs []jetstream.Msg
-	if h.owner != nil {
-		msgs = append(msgs, h.owner)
+// receipts are of all requests that wait in h for their acknowledgement.
+func (h *held) receipts() []receipt {
+	var all []receipt
+	if h.owner != "" {
+		all = append(all, h.owner)
 	}
 	for _, d := range h.inbox {
-		msgs = append(msgs, d.msg)
+		all = append(all, receipt(d.msg.Reply()))
 	}
-	return msgs
+	return all
 }
 
 // keepAlive tells JetStream that the requests are in good hands, three times
@@ -257,15 +256,15 @@ func (a *Agent) keepAlive(ctx context.Context) error {
 		case <-tick.C:
 		}
 		a.mu.Lock()
-		var msgs []jetstream.Msg
+		var all []receipt
 		for _, h := range a.held {
-			msgs = append(msgs, h.messages()...)
+			all = append(all, h.receipts()...)
 		}
 		a.mu.Unlock()
-		for _, msg := range msgs {
-			// An error means that NATS is away or the message settled meanwhile: the
-			// journal, not the message, says who holds the operation.
-			_ = msg.InProgress()
+		for _, r := range all {
+			// An error means that NATS is away: the journal, not the message, says who
+			// holds the operation.
+			_ = a.inProgress(r)
 		}
 	}
 }
@@ -275,7 +274,7 @@ func (a *Agent) deliver(work context.Context, id string, d delivery) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.closing {
-		a.handBack(id, d.msg)
+		a.handBack(id, receipt(d.msg.Reply()))
 		return
 	}
 	h := a.held[id]
@@ -305,7 +304,7 @@ func (a *Agent) work(ctx context.Context, h *held, p *places) {
 			h.at = time.Time{}
 		}
 		admits := len(h.inbox) > 0 && !time.Now().Before(h.quiet) && h.do != Submit && h.do != RetryTask && ctx.Err() == nil // nothing comes between the intent and the call
-		done := !admits && (ctx.Err() != nil || a.closing || h.owner == nil || time.Now().Before(h.at))
+		done := !admits && (ctx.Err() != nil || a.closing || h.owner == "" || time.Now().Before(h.at))
 		elsewhere := !done && a.placesFor(h) != p
 		var inbox []delivery
 		switch {
@@ -336,7 +335,7 @@ func (a *Agent) work(ctx context.Context, h *held, p *places) {
 func (a *Agent) park(h *held) {
 	h.busy = false
 	switch {
-	case h.owner == nil && len(h.inbox) == 0 && !time.Now().Before(h.quiet):
+	case h.owner == "" && len(h.inbox) == 0 && !time.Now().Before(h.quiet):
 		delete(a.held, h.id)
 	case !a.closing:
 		a.rest(h)
@@ -353,7 +352,7 @@ func (a *Agent) rest(h *held) {
 
 // due is when h goes on, as things are.
 func (h *held) due() time.Time {
-	if h.owner == nil || len(h.inbox) > 0 && h.quiet.Before(h.at) {
+	if h.owner == "" || len(h.inbox) > 0 && h.quiet.Before(h.at) {
 		return h.quiet
 	}
 	return h.at
@@ -388,11 +387,11 @@ func (a *Agent) trouble(ctx context.Context, h *held, inbox []delivery, err erro
 func (a *Agent) release(h *held) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if h.owner != nil {
+	if h.owner != "" {
 		a.countSubtasks(h.entry.Operation, -1)
 	}
 	a.account(h, position{})
-	h.owner, h.loaded, h.do, h.full, h.early = nil, false, "", time.Time{}, early{}
+	h.owner, h.loaded, h.do, h.full, h.early = "", false, "", time.Time{}, nil
 }
 
 // step feeds the machine and appends what it says. Where others recorded no more
@@ -418,7 +417,7 @@ func (a *Agent) step(ctx context.Context, h *held, in Input) error {
 		h.entry = after
 		a.observe(before, effects.Append)
 		a.mu.Lock()
-		if h.owner != nil {
+		if h.owner != "" {
 			a.account(h, positionOf(after.Operation))
 		}
 		if effects.Do != "" {
@@ -503,11 +502,11 @@ func (a *Agent) finish(ctx context.Context, h *held) error {
 	defer cancel()
 	var err error
 	if op.State == events.Rejected {
-		err = h.owner.TermWithReason(op.Reason.Code)
+		err = a.terminate(h.owner, op.Reason.Code)
 	} else {
-		err = h.owner.DoubleAck(ctx)
+		err = a.acknowledge(ctx, h.owner)
 	}
-	if err != nil && !errors.Is(err, jetstream.ErrMsgAlreadyAckd) {
+	if err != nil {
 		a.logOf(h).Warn("request not acknowledged; it will come again", "error", err)
 	}
 	a.release(h)

@@ -39,15 +39,13 @@ const Fail guard.Verdict = "fail"
 // decide asks the guard about h and takes its slot where the word is Allow. retry
 // asks about OCP's failed task instead of a first call.
 func (a *Agent) decide(ctx context.Context, h *held, retry bool) (Decided, error) {
-	op, made := h.entry.Operation, h.early
-	h.news, h.early = a.news.Load(), early{}
+	op, early, made := h.entry.Operation, h.early, guard.Decision{}
+	h.news, h.early = a.news.Load(), nil
 	q := guard.Question{Policy: a.policy.Load(), Operation: op, Retry: retry, Now: time.Now()}
-	if made.holdsFor(op, h.news, q.Now) {
-		q.Facts = made.facts
-	} else {
-		made.decision = guard.Decision{}
+	if early.holdsFor(op, h.news, q.Now) {
+		q.Facts, made = early.facts, early.decision
 	}
-	decided, err := a.decideInSilence(ctx, &q, made.decision)
+	decided, err := a.decideInSilence(ctx, &q, made)
 	switch {
 	case errors.Is(err, errRecord):
 		decided = withoutRecord(op, err, q.Now)
@@ -127,7 +125,7 @@ func (a *Agent) decideOn(ctx context.Context, q *guard.Question, early bool) (De
 }
 
 // early is the word Allow, with the slot taken, of before the operation's first event was
-// in the journal; without a verdict it is none.
+// in the journal; nil is none.
 type early struct {
 	decision guard.Decision
 	facts    guard.Facts
@@ -136,8 +134,8 @@ type early struct {
 }
 
 // holdsFor reports whether it is the word on op now, which is in the journal.
-func (e early) holdsFor(op events.Operation, news uint64, now time.Time) bool {
-	return e.decision.Verdict == guard.Allow && op.N == 1 && op.State == events.Accepted && e.news == news && now.Sub(e.asked) < earlyFor
+func (e *early) holdsFor(op events.Operation, news uint64, now time.Time) bool {
+	return e != nil && op.N == 1 && op.State == events.Accepted && e.news == news && now.Sub(e.asked) < earlyFor
 }
 
 // decideEarly asks the guard about a request that is the first of its key while its first
@@ -146,29 +144,30 @@ func (e early) holdsFor(op events.Operation, news uint64, now time.Time) bool {
 // slot stays: it is the operation's, whoever has it in hand, and a left-over one is swept.
 // What it returns waits for the word. Those that come while one of their cluster is
 // decided on early come after it.
-func (a *Agent) decideEarly(ctx context.Context, d delivery) func() early {
+func (a *Agent) decideEarly(ctx context.Context, d delivery) func() *early {
 	cluster := d.received.Request.ClusterID
 	record := a.slots.record(cluster)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if d.again || d.received.Refusal != nil || d.received.Request.DryRun || len(record.Active) > 0 || len(record.Queue) > 0 || a.early[cluster] {
-		return func() early { return early{} }
+		return func() *early { return nil }
 	}
 	a.early[cluster] = true
-	e := early{asked: time.Now(), news: a.news.Load()}
+	e := &early{asked: time.Now(), news: a.news.Load()}
 	q := guard.Question{Policy: a.policy.Load(), Operation: a.Machine.Step(events.Operation{}, d.received, e.asked).Append[0].Operation, Now: e.asked}
-	word := make(chan early, 1)
+	word := make(chan *early, 1)
 	a.running.Go(func() {
 		// An error is met again by whoever decides without it.
-		if decided, err := a.decideOn(ctx, &q, true); err == nil && decided.Verdict == guard.Allow {
-			e.decision, e.facts = decided.Decision, q.Facts
+		decided, err := a.decideOn(ctx, &q, true)
+		if e.decision, e.facts = decided.Decision, q.Facts; err != nil || decided.Verdict != guard.Allow {
+			e = nil
 		}
 		a.mu.Lock()
 		delete(a.early, cluster)
 		a.mu.Unlock()
 		word <- e
 	})
-	return func() early { return <-word }
+	return func() *early { return <-word }
 }
 
 // readAhead has facts of a cluster read while the journal is read and written for a
@@ -409,5 +408,5 @@ func (a *Agent) holds(operationID string) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	h := a.held[operationID]
-	return h != nil && h.owner != nil
+	return h != nil && h.owner != ""
 }

@@ -517,12 +517,12 @@ func (r *rig) setJournal(change func(*jetstream.StreamConfig)) {
 func TestAnEarlyDecisionCountsRightAfterTheFirstEventAlone(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
-	made := early{decision: guard.Decision{Verdict: guard.Allow}, asked: now.Add(-earlyFor / 2), news: 7}
+	made := &early{decision: guard.Decision{Verdict: guard.Allow}, asked: now.Add(-earlyFor / 2), news: 7}
 	op := events.Operation{N: 1, State: events.Accepted}
 	if !made.holdsFor(op, 7, now) {
 		t.Error("it does not count right after the first event")
 	}
-	if (early{asked: now, news: 7}).holdsFor(op, 7, now) {
+	if (*early)(nil).holdsFor(op, 7, now) {
 		t.Error("it counts where there is none")
 	}
 	if made.holdsFor(op, 8, now) {

@@ -156,7 +156,7 @@ func (a *Agent) admit(ctx context.Context, h *held, inbox []delivery) ([]deliver
 		}
 		// Somebody else wrote the operation: if this agent held it, it does not any
 		// more. What came is looked at again in the light of what is there now.
-		if h.owner != nil {
+		if h.owner != "" {
 			a.logOf(h).Warn("another agent holds the operation; letting it go", "error", err)
 		}
 		a.release(h)
@@ -226,7 +226,7 @@ func (a *Agent) admitOnce(ctx context.Context, h *held, inbox *[]delivery) error
 
 // resume takes an operation up by the message that owns it, unless it is in hand.
 func (a *Agent) resume(ctx context.Context, h *held, msg jetstream.Msg) error {
-	inHand := h.owner != nil
+	inHand := h.owner != ""
 	a.own(h, msg)
 	if inHand {
 		return nil
@@ -273,7 +273,7 @@ func (a *Agent) obey(ctx context.Context, h *held, d delivery) error {
 		case events.Retry:
 			a.own(h, d.msg)
 		case events.Approve:
-			if h.owner == nil {
+			if h.owner == "" {
 				// Only who has the operation in hand may write into it.
 				return d.msg.NakWithDelay(orderRetry)
 			}
@@ -306,7 +306,7 @@ func (a *Agent) obey(ctx context.Context, h *held, d delivery) error {
 func (a *Agent) own(h *held, msg jetstream.Msg) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	h.owner = msg
+	h.owner = receipt(msg.Reply())
 }
 
 // refuse gives a request whose key belongs to another an operation of its own, in

@@ -402,7 +402,8 @@ func (m Machine) waits(op events.Operation, in Decided, now time.Time) Effects {
 			return Effects{Do: Decide, At: at}
 		}
 	}
-	op.Policy, op.Reason = in.Policy, &in.Reason
+	reason := in.Reason // a pointer into in would keep all of it
+	op.Policy, op.Reason = in.Policy, &reason
 	return Effects{Append: m.event(&op, events.Waiting, now), Do: Decide, At: at}
 }
 

@@ -204,7 +204,7 @@ func (a *Agent) hurrySpared(most int) {
 			return
 		}
 		switch {
-		case h.owner == nil:
+		case h.owner == "":
 		case h.busy && all:
 			h.hurried = true
 		case !h.busy && h.waitsForOCP(): // nobody is at it, and a.mu is held
