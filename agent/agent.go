@@ -97,12 +97,12 @@ type held struct {
 	hurried  bool // somebody woke it while it was busy
 	inbox    []delivery
 	quiet    time.Time // until then duplicates are only collected
-	owner    receipt // of the request, unacknowledged; none: only duplicates are here
+	owner    receipt   // of the request, unacknowledged; none: only duplicates are here
 	position position
 	in       struct{ parked, moved, came int } // its places in the queues
 
-	entry    Entry
-	loaded   bool
+	entry    *Entry // the operation as it stands; nil: the journal is still to be asked, or it is set aside
+	aside    *aside // what is kept of it then
 	do       Action
 	at       time.Time
 	intended time.Time // when the latest call was intended, before the journal had it
@@ -112,6 +112,8 @@ type held struct {
 	failures int       // looks in a row that failed
 	refusals int       // looks in a row that OCP refused
 	news     uint64    // what the latest decision knew
+	unmoved  bool      // the latest look found nothing new
+	grounds  *grounds  // of the latest decision; nil: it may be another the next moment
 	early    *early    // a decision of before its first event was in the journal; nil: none
 }
 
@@ -120,6 +122,7 @@ type position struct {
 	state     events.State
 	kind      events.Kind
 	cluster   int64
+	server    int64
 	first     uint64    // sequence of its request: who came first
 	requested time.Time // when that came
 	moved     time.Time // when it last moved
@@ -227,7 +230,7 @@ func (a *Agent) shutdown(stop context.CancelFunc) {
 }
 
 func (a *Agent) handBack(id string, r receipt) {
-	if err := a.handBackNow(r); err != nil {
+	if err := r.Nak(); err != nil {
 		a.Log.Warn("request not handed back; it goes to another agent after the ack wait", "operation_id", id, "error", err)
 	}
 }
@@ -235,11 +238,11 @@ func (a *Agent) handBack(id string, r receipt) {
 // receipts are of all requests that wait in h for their acknowledgement.
 func (h *held) receipts() []receipt {
 	var all []receipt
-	if h.owner != "" {
+	if !h.owner.none() {
 		all = append(all, h.owner)
 	}
 	for _, d := range h.inbox {
-		all = append(all, receipt(d.msg.Reply()))
+		all = append(all, d.msg)
 	}
 	return all
 }
@@ -264,7 +267,7 @@ func (a *Agent) keepAlive(ctx context.Context) error {
 		for _, r := range all {
 			// An error means that NATS is away: the journal, not the message, says who
 			// holds the operation.
-			_ = a.inProgress(r)
+			_ = r.InProgress()
 		}
 	}
 }
@@ -274,7 +277,7 @@ func (a *Agent) deliver(work context.Context, id string, d delivery) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.closing {
-		a.handBack(id, receipt(d.msg.Reply()))
+		a.handBack(id, d.msg)
 		return
 	}
 	h := a.held[id]
@@ -300,11 +303,11 @@ func (a *Agent) work(ctx context.Context, h *held, p *places) {
 	for {
 		a.mu.Lock()
 		again := h.hurried || h.news != a.news.Load() // decided on what others, or people, have changed since
-		if h.hurried = false; again && h.do == Decide && h.entry.Operation.State == events.Waiting {
+		if h.hurried = false; again && h.do == Decide && h.position.state == events.Waiting {
 			h.at = time.Time{}
 		}
 		admits := len(h.inbox) > 0 && !time.Now().Before(h.quiet) && h.do != Submit && h.do != RetryTask && ctx.Err() == nil // nothing comes between the intent and the call
-		done := !admits && (ctx.Err() != nil || a.closing || h.owner == "" || time.Now().Before(h.at))
+		done := !admits && (ctx.Err() != nil || a.closing || h.owner.none() || time.Now().Before(h.at))
 		elsewhere := !done && a.placesFor(h) != p
 		var inbox []delivery
 		switch {
@@ -335,9 +338,10 @@ func (a *Agent) work(ctx context.Context, h *held, p *places) {
 func (a *Agent) park(h *held) {
 	h.busy = false
 	switch {
-	case h.owner == "" && len(h.inbox) == 0 && !time.Now().Before(h.quiet):
+	case h.owner.none() && len(h.inbox) == 0 && !time.Now().Before(h.quiet):
 		delete(a.held, h.id)
 	case !a.closing:
+		a.setAside(h)
 		a.rest(h)
 	}
 }
@@ -352,7 +356,7 @@ func (a *Agent) rest(h *held) {
 
 // due is when h goes on, as things are.
 func (h *held) due() time.Time {
-	if h.owner == "" || len(h.inbox) > 0 && h.quiet.Before(h.at) {
+	if h.owner.none() || len(h.inbox) > 0 && h.quiet.Before(h.at) {
 		return h.quiet
 	}
 	return h.at
@@ -387,11 +391,11 @@ func (a *Agent) trouble(ctx context.Context, h *held, inbox []delivery, err erro
 func (a *Agent) release(h *held) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if h.owner != "" {
+	if !h.owner.none() && h.entry != nil {
 		a.countSubtasks(h.entry.Operation, -1)
 	}
 	a.account(h, position{})
-	h.owner, h.loaded, h.do, h.full, h.early = "", false, "", time.Time{}, nil
+	h.owner, h.entry, h.aside, h.do, h.full, h.early = receipt{}, nil, nil, "", time.Time{}, nil
 }
 
 // step feeds the machine and appends what it says. Where others recorded no more
@@ -401,12 +405,12 @@ func (a *Agent) step(ctx context.Context, h *held, in Input) error {
 		now := time.Now()
 		effects := a.Machine.Step(h.entry.Operation, in, now)
 		before := h.entry.Operation
-		after, err := a.journal.Append(ctx, h.entry, effects.Append)
+		after, err := a.journal.Append(ctx, *h.entry, effects.Append)
 		if errors.Is(err, ErrConflict) {
-			h.entry = after // what went before the conflict is written
+			h.entry = &after // what went before the conflict is written
 			last, errLast := a.journal.Last(ctx, h.id)
 			if errLast == nil && h.entry.Sequence > 0 && Holds(h.entry.Operation, last.Operation) {
-				h.entry = last
+				h.entry = &last
 				continue
 			}
 			return errors.Join(err, errLast)
@@ -414,10 +418,10 @@ func (a *Agent) step(ctx context.Context, h *held, in Input) error {
 		if err != nil {
 			return err
 		}
-		h.entry = after
+		h.entry = &after
 		a.observe(before, effects.Append)
 		a.mu.Lock()
-		if h.owner != "" {
+		if !h.owner.none() {
 			a.account(h, positionOf(after.Operation))
 		}
 		if effects.Do != "" {
@@ -433,11 +437,18 @@ func (a *Agent) step(ctx context.Context, h *held, in Input) error {
 
 // act does what is to be done next for h, and steps on with what came of it.
 func (a *Agent) act(ctx context.Context, h *held) error {
+	if a.nothingNew(ctx, h) {
+		return nil
+	}
+	if err := a.recall(ctx, h); err != nil {
+		return err
+	}
 	switch h.do {
 	case Decide:
 		if s := h.entry.Operation.State; ActionFor(s) != Decide && s != events.Submitting {
 			return a.step(ctx, h, Resumed{}) // others brought it further: there is nothing to decide
 		}
+		record := a.slots.revision(h.position.cluster)
 		decided, err := a.decide(ctx, h, false)
 		if err != nil {
 			return err
@@ -445,6 +456,7 @@ func (a *Agent) act(ctx context.Context, h *held) error {
 		if err := a.step(ctx, h, decided); err != nil {
 			return err
 		}
+		h.grounds = groundsOf(h.entry.Operation, decided, record)
 		return a.holdNothing(ctx, h)
 	case Submit:
 		h.do = Reconcile // whatever goes wrong from here on, the call is not made again
@@ -459,7 +471,10 @@ func (a *Agent) act(ctx context.Context, h *held) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		return a.step(ctx, h, in)
+		before := h.entry.Sequence
+		err := a.step(ctx, h, in)
+		h.unmoved = err == nil && in.Err == nil && h.entry.Sequence == before
+		return err
 	case Readmit:
 		if h.entry.Operation.State != events.Running {
 			return a.step(ctx, h, Resumed{})
@@ -502,9 +517,9 @@ func (a *Agent) finish(ctx context.Context, h *held) error {
 	defer cancel()
 	var err error
 	if op.State == events.Rejected {
-		err = a.terminate(h.owner, op.Reason.Code)
+		err = h.owner.TermWithReason(op.Reason.Code)
 	} else {
-		err = a.acknowledge(ctx, h.owner)
+		err = h.owner.DoubleAck(ctx)
 	}
 	if err != nil {
 		a.logOf(h).Warn("request not acknowledged; it will come again", "error", err)
@@ -515,7 +530,7 @@ func (a *Agent) finish(ctx context.Context, h *held) error {
 
 func positionOf(op events.Operation) position {
 	p := position{
-		state: op.State, kind: op.Kind, cluster: op.ClusterID,
+		state: op.State, kind: op.Kind, cluster: op.ClusterID, server: op.ServerID,
 		first: op.RequestSequence, requested: op.RequestedAt, moved: op.UpdatedAt,
 	}
 	switch {
@@ -555,8 +570,11 @@ func (a *Agent) JournalError() error {
 }
 
 func (a *Agent) logOf(h *held) *slog.Logger {
-	op := h.entry.Operation
-	return a.Log.With("operation_id", h.id, "cluster", op.ClusterID, "server", op.ServerID)
+	at := h.position
+	if h.entry != nil {
+		at = positionOf(h.entry.Operation)
+	}
+	return a.Log.With("operation_id", h.id, "cluster", at.cluster, "server", at.server)
 }
 
 // jitter spreads tries of many operations that failed at the same moment.

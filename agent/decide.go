@@ -53,7 +53,7 @@ func (a *Agent) decide(ctx context.Context, h *held, retry bool) (Decided, error
 		return Decided{}, err
 	}
 	decided.Policy, decided.Retry = q.Policy.Hash, retry
-	decided.Offset = a.OCP.ClockOffset()
+	decided.Offset, decided.FactsAt = a.OCP.ClockOffset(), q.Facts.ReadAt
 	record := a.slots.record(op.ClusterID)
 	decided.Holds = record.Holds(op.OperationID, op.Steps)
 	if wait := q.Limits().MaxWait; wait > 0 {
@@ -408,5 +408,5 @@ func (a *Agent) holds(operationID string) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	h := a.held[operationID]
-	return h != nil && h.owner != ""
+	return h != nil && !h.owner.none()
 }

@@ -67,6 +67,22 @@ func (f *facts) of(ctx context.Context, cluster int64, generation func() uint64,
 	}, func() (guard.Facts, error) { return f.read(ctx, cluster, generation()) })
 }
 
+// readAt is when the facts of a cluster were read by which those that wait are decided
+// on now; zero where they are to be read first.
+func (f *facts) readAt(cluster int64) time.Time {
+	f.mu.Lock()
+	s := f.clusters[cluster]
+	f.mu.Unlock()
+	if s == nil || !s.reading.TryLock() { // somebody reads them
+		return time.Time{}
+	}
+	defer s.reading.Unlock()
+	if s.err != nil || time.Since(s.began) > factsOld {
+		return time.Time{}
+	}
+	return s.value.ReadAt
+}
+
 // forget drops what is too old for any decision, whenever there are twice as many
 // clusters as were left the last time: a request may name any, also one that is not
 // there. The caller holds f.mu.

@@ -33,7 +33,7 @@ var errStreamsGone = fmt.Errorf("stream %s or its consumer %s was deleted; nothi
 
 // delivery is a request on its way to its operation.
 type delivery struct {
-	msg      jetstream.Msg
+	msg      receipt
 	received Received
 	again    bool     // it was delivered before
 	order    *Ordered // set: an order, and no request
@@ -85,6 +85,7 @@ func (a *Agent) intake(ctx, work context.Context) error {
 			a.Log.Error("message without JetStream's metadata", "subject", msg.Subject(), "error", err)
 			continue
 		}
+		d.msg = a.receiptOf(msg)
 		a.deliver(work, events.OperationID(d.received.Request.IdempotencyKey), d)
 	}
 }
@@ -101,7 +102,7 @@ func (a *Agent) intakeOrder(work context.Context, msg jetstream.Msg) {
 		}
 		return
 	}
-	a.deliver(work, order.OperationID, delivery{msg: msg, order: &Ordered{Order: order, Sequence: meta.Sequence.Stream, At: meta.Timestamp.UTC()}})
+	a.deliver(work, order.OperationID, delivery{msg: a.receiptOf(msg), order: &Ordered{Order: order, Sequence: meta.Sequence.Stream, At: meta.Timestamp.UTC()}})
 }
 
 // receive decodes a message. One that cannot be decoded, or breaks a limit, is
@@ -113,7 +114,7 @@ func receive(msg jetstream.Msg) (delivery, error) {
 	}
 	// The sequence alone is no key: it starts again at 1 where the stream is made anew.
 	fallback := fmt.Sprintf("%s/%d@%s", events.RequestStream, meta.Sequence.Stream, meta.Timestamp.UTC().Format(time.RFC3339Nano))
-	d := delivery{msg: msg, fallback: fallback, again: meta.NumDelivered > 1}
+	d := delivery{fallback: fallback, again: meta.NumDelivered > 1}
 	d.received = Received{Sequence: meta.Sequence.Stream, At: meta.Timestamp.UTC()}
 	d.received.Received, err = events.DecodeRequest(msg.Subject(), msg.Headers(), msg.Data(), fallback)
 	if err != nil {
@@ -156,7 +157,7 @@ func (a *Agent) admit(ctx context.Context, h *held, inbox []delivery) ([]deliver
 		}
 		// Somebody else wrote the operation: if this agent held it, it does not any
 		// more. What came is looked at again in the light of what is there now.
-		if h.owner != "" {
+		if !h.owner.none() {
 			a.logOf(h).Warn("another agent holds the operation; letting it go", "error", err)
 		}
 		a.release(h)
@@ -165,12 +166,15 @@ func (a *Agent) admit(ctx context.Context, h *held, inbox []delivery) ([]deliver
 
 // admitOnce takes what it has dealt with out of the inbox.
 func (a *Agent) admitOnce(ctx context.Context, h *held, inbox *[]delivery) error {
-	if !h.loaded {
+	if err := a.recall(ctx, h); err != nil {
+		return err
+	}
+	if h.entry == nil {
 		entry, err := a.journal.Last(ctx, h.id)
 		if err != nil {
 			return err
 		}
-		h.entry, h.loaded = entry, true
+		h.entry = &entry
 	}
 	var duplicates []delivery
 	for len(*inbox) > 0 {
@@ -225,8 +229,8 @@ func (a *Agent) admitOnce(ctx context.Context, h *held, inbox *[]delivery) error
 }
 
 // resume takes an operation up by the message that owns it, unless it is in hand.
-func (a *Agent) resume(ctx context.Context, h *held, msg jetstream.Msg) error {
-	inHand := h.owner != ""
+func (a *Agent) resume(ctx context.Context, h *held, msg receipt) error {
+	inHand := !h.owner.none()
 	a.own(h, msg)
 	if inHand {
 		return nil
@@ -263,7 +267,7 @@ func (a *Agent) obey(ctx context.Context, h *held, d delivery) error {
 		case err != nil:
 			return err
 		case last.Sequence != h.entry.Sequence && Holds(op, last.Operation):
-			h.entry = last
+			h.entry = &last
 			return a.obey(ctx, h, d)
 		case last.Sequence != h.entry.Sequence:
 			return fmt.Errorf("order to %s operation %s: %w", d.order.Verb, h.id, ErrConflict)
@@ -273,7 +277,7 @@ func (a *Agent) obey(ctx context.Context, h *held, d delivery) error {
 		case events.Retry:
 			a.own(h, d.msg)
 		case events.Approve:
-			if h.owner == "" {
+			if h.owner.none() {
 				// Only who has the operation in hand may write into it.
 				return d.msg.NakWithDelay(orderRetry)
 			}
@@ -303,10 +307,10 @@ func (a *Agent) obey(ctx context.Context, h *held, d delivery) error {
 }
 
 // own makes msg the request that is acknowledged when h ends.
-func (a *Agent) own(h *held, msg jetstream.Msg) {
+func (a *Agent) own(h *held, msg receipt) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	h.owner = receipt(msg.Reply())
+	h.owner = msg
 }
 
 // refuse gives a request whose key belongs to another an operation of its own, in

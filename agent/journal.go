@@ -69,6 +69,26 @@ func (j Journal) Last(ctx context.Context, operationID string) (Entry, error) {
 	return Entry{Operation: e.Operation, Sequence: msg.Sequence}, nil
 }
 
+// At returns the operation as its event at a place in the journal left it; ErrConflict
+// where that is not there any more.
+func (j Journal) At(ctx context.Context, operationID string, sequence uint64) (Entry, error) {
+	msg, err := j.stream.GetMsg(ctx, sequence)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return Entry{}, fmt.Errorf("journal has no event at sequence %d any more: %w", sequence, ErrConflict)
+	}
+	if err != nil {
+		return Entry{}, fmt.Errorf("read the journal at sequence %d: %w", sequence, err)
+	}
+	e, err := events.DecodeEvent(msg.Subject, msg.Data)
+	if err != nil {
+		return Entry{}, fmt.Errorf("read the journal at sequence %d: %w", sequence, err)
+	}
+	if e.OperationID != operationID {
+		return Entry{}, fmt.Errorf("journal has operation %s at sequence %d: %w", e.OperationID, sequence, ErrConflict)
+	}
+	return Entry{Operation: e.Operation, Sequence: msg.Sequence}, nil
+}
+
 // Append writes events of one operation behind after, all or none of them where
 // they go as a batch, in order in any case. It returns once they are on disk. While
 // NATS does not answer it keeps trying until ctx ends: an operation without its

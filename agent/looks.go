@@ -62,9 +62,9 @@ type listedSubtask struct {
 }
 
 func listedOf(t ocp.Task) listed {
-	entry := listed{status: t.Status, operation: t.Operation, subtasks: make([]listedSubtask, 0, len(t.Subtasks))}
+	entry := listed{status: word(t.Status), operation: word(t.Operation), subtasks: make([]listedSubtask, 0, len(t.Subtasks))}
 	for _, s := range t.Subtasks {
-		entry.subtasks = append(entry.subtasks, listedSubtask{s.ID, s.Status, s.Operation})
+		entry.subtasks = append(entry.subtasks, listedSubtask{s.ID, word(s.Status), word(s.Operation)})
 	}
 	return entry
 }
@@ -93,13 +93,11 @@ func (l *looks) due(at, now time.Time) time.Time {
 // unmoved means that it is as it was, and that task is empty. began is a moment
 // before which nothing of what is returned was true.
 func (l *looks) task(ctx context.Context, known *events.Task, due, full time.Time) (task ocp.Task, unmoved bool, began time.Time, err error) {
-	if l.following.Load() >= listFrom && time.Since(full) < fullAfter && !due.IsZero() && known.Status == ocp.StatusRunning {
-		list := l.list(ctx, due)
+	if list := l.listFor(ctx, known.Status, due, full); list != nil {
 		switch {
-		case list == nil || ocp.ClassOf(list.err) == ocp.Refused:
 		case list.err != nil: // no use asking for each
 			return ocp.Task{}, false, list.began, list.err
-		case asKnown(known, list.tasks[known.ID]):
+		case asKnown(seenOf(known), list.tasks[known.ID]):
 			return ocp.Task{}, true, list.began, nil
 		}
 	}
@@ -112,6 +110,25 @@ func (l *looks) task(ctx context.Context, known *events.Task, due, full time.Tim
 	began = time.Now()
 	task, err = l.ocp.Task(ctx, known.ID)
 	return task, false, began, err
+}
+
+// unmoved reports whether a list shows a task as it was seen; false where there is none.
+func (l *looks) unmoved(ctx context.Context, id int64, seen listed, due, full time.Time) bool {
+	list := l.listFor(ctx, seen.status, due, full)
+	return list != nil && list.err == nil && asKnown(seen, list.tasks[id])
+}
+
+// listFor returns the list that a look at a task is taken by; nil where it is to be
+// asked for by itself.
+func (l *looks) listFor(ctx context.Context, status string, due, full time.Time) *listing {
+	if l.following.Load() < listFrom || time.Since(full) >= fullAfter || due.IsZero() || status != ocp.StatusRunning {
+		return nil
+	}
+	list := l.list(ctx, due)
+	if list == nil || ocp.ClassOf(list.err) == ocp.Refused {
+		return nil
+	}
+	return list
 }
 
 // list returns one that was begun when the look was due, or later; nil where none is
@@ -177,16 +194,16 @@ func (l *looks) useful(all map[int64]listed, err error) bool {
 
 // asKnown reports whether an entry of a list shows a running task as it was. Entries
 // do not say how often a subtask ran, so that a failed one may have failed again.
-func asKnown(known *events.Task, entry listed) bool {
-	if entry.status != known.Status || entry.operation != "" && entry.operation != known.Operation ||
-		len(known.Subtasks) == 0 || len(entry.subtasks) != len(known.Subtasks) {
+func asKnown(known, entry listed) bool {
+	if entry.status != known.status || entry.operation != "" && entry.operation != known.operation ||
+		len(known.subtasks) == 0 || len(entry.subtasks) != len(known.subtasks) {
 		return false
 	}
 	for i, s := range entry.subtasks {
-		if known.Subtasks[i].ID != s.id { // they are mostly in the same order
-			i = slices.IndexFunc(known.Subtasks, func(old events.Subtask) bool { return old.ID == s.id })
+		if known.subtasks[i].id != s.id { // they are mostly in the same order
+			i = slices.IndexFunc(known.subtasks, func(old listedSubtask) bool { return old.id == s.id })
 		}
-		if i < 0 || s.status != known.Subtasks[i].Status || s.status == ocp.StatusFailed || s.operation != "" && s.operation != known.Subtasks[i].Operation {
+		if i < 0 || s.status != known.subtasks[i].status || s.status == ocp.StatusFailed || s.operation != "" && s.operation != known.subtasks[i].operation {
 			return false
 		}
 	}

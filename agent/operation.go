@@ -108,6 +108,7 @@ type (
 		GiveUp   time.Time        // when the policy lets it wait no longer; zero: never
 		Holds    bool             // it still holds a slot that it took before it waited
 		Offset   time.Duration    // OCP's clock minus ours
+		FactsAt  time.Time        // when the facts were read that it rests on
 	}
 	// Answered is what the call to OCP brought; Err is classified by ocp.ClassOf.
 	Answered struct {

@@ -3,31 +3,39 @@ package agent
 import (
 	"context"
 	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 )
 
-// receipt is where JetStream wants to hear of a request: all that is kept of its
-// message until its operation has ended, which may take days. What is said of a request
-// that has been settled meanwhile, JetStream passes over.
-type receipt string
-
-// acknowledge returns once JetStream has taken the request out of the stream.
-func (a *Agent) acknowledge(ctx context.Context, r receipt) error {
-	_, err := a.JetStream.Conn().RequestWithContext(ctx, string(r), []byte("+ACK"))
-	return err
+// receipt is where JetStream wants to hear of a request: all that is kept of its message
+// once it is decoded, often for days. Its methods are those of a jetstream.Msg; what is
+// said of a request that is settled, JetStream passes over.
+type receipt struct {
+	conn    *nats.Conn
+	subject string
 }
 
-// terminate takes a request out that was refused; why is in JetStream's advisory.
-func (a *Agent) terminate(r receipt, why string) error { return a.tell(r, "+TERM "+why) }
+func (a *Agent) receiptOf(msg jetstream.Msg) receipt { return receipt{a.JetStream.Conn(), msg.Reply()} }
 
-// handBackNow has the request given to whoever asks next.
-func (a *Agent) handBackNow(r receipt) error { return a.tell(r, "-NAK") }
+// none: there is no request.
+func (r receipt) none() bool { return r.conn == nil }
 
-// inProgress keeps the request from being given to another.
-func (a *Agent) inProgress(r receipt) error { return a.tell(r, "+WPI") }
+func (r receipt) Ack() error        { return r.conn.Publish(r.subject, []byte("+ACK")) }
+func (r receipt) Nak() error        { return r.conn.Publish(r.subject, []byte("-NAK")) }
+func (r receipt) InProgress() error { return r.conn.Publish(r.subject, []byte("+WPI")) }
 
-func (a *Agent) tell(r receipt, what string) error {
-	if err := a.JetStream.Conn().Publish(string(r), []byte(what)); err != nil {
-		return fmt.Errorf("%s: %w", what, err)
-	}
-	return nil
+func (r receipt) NakWithDelay(delay time.Duration) error {
+	return r.conn.Publish(r.subject, fmt.Appendf(nil, `-NAK {"delay": %d}`, delay.Nanoseconds()))
+}
+
+func (r receipt) TermWithReason(reason string) error {
+	return r.conn.Publish(r.subject, []byte("+TERM "+reason))
+}
+
+// DoubleAck is Ack, and waits until JetStream has taken it.
+func (r receipt) DoubleAck(ctx context.Context) error {
+	_, err := r.conn.RequestWithContext(ctx, r.subject, []byte("+ACK"))
+	return err
 }

@@ -73,6 +73,13 @@ func (s *slots) fleet() guard.Fleet {
 	return fleet
 }
 
+// revision is that of the record of a cluster as this agent knows it.
+func (s *slots) revision(cluster int64) uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.known[clusterKey(cluster)].revision
+}
+
 // all are the records of all clusters as this agent knows them.
 func (s *slots) all() map[int64]guard.Record {
 	s.mu.Lock()

@@ -204,7 +204,7 @@ func (a *Agent) hurrySpared(most int) {
 			return
 		}
 		switch {
-		case h.owner == "":
+		case h.owner.none():
 		case h.busy && all:
 			h.hurried = true
 		case !h.busy && h.waitsForOCP(): // nobody is at it, and a.mu is held
@@ -218,8 +218,7 @@ func (a *Agent) hurrySpared(most int) {
 func (h *held) waitsForOCP() bool {
 	switch h.do {
 	case Decide:
-		reason := h.entry.Operation.Reason
-		return reason != nil && (reason.Code == CodeOCPUnreachable || reason.Code == guard.CodeStaleTopology)
+		return h.position.reason == CodeOCPUnreachable || h.position.reason == guard.CodeStaleTopology
 	case Reconcile:
 		return true
 	case Look:

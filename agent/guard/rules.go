@@ -29,6 +29,9 @@ type rule struct {
 	// queued: who waits for it keeps a place in the queue. What holds up one request
 	// and not those behind it must not.
 	queued bool
+	// onRecord: where it objects, it rests on the cluster's record, the facts, the policy
+	// and what people paused, and on no time.
+	onRecord bool
 }
 
 // rules are asked in this order; the first that objects decides. What will never be
@@ -37,13 +40,13 @@ func rules() []rule {
 	return []rule{
 		{name: "target", ask: targetExists, onFacts: true, retry: true},
 		{name: "deny", ask: notDenied, retry: true},
-		{name: "pause", ask: notPaused, retry: true, queued: true},
-		{name: "failures", ask: notFailing, queued: true},
+		{name: "pause", ask: notPaused, retry: true, queued: true, onRecord: true},
+		{name: "failures", ask: notFailing, queued: true, onRecord: true},
 		{name: "newest", ask: notSuperseded},
-		{name: "server_slot", ask: serverHasNoSlot, retry: true, queued: true},
+		{name: "server_slot", ask: serverHasNoSlot, retry: true, queued: true, onRecord: true},
 		{name: "server_in_ocp", ask: serverIsStill, onFacts: true, retry: true, queued: true},
 		{name: "state", ask: stateFits, onFacts: true},
-		{name: "cluster_slots", ask: slotIsFree, retry: true, queued: true},
+		{name: "cluster_slots", ask: slotIsFree, retry: true, queued: true, onRecord: true},
 		{name: "cluster_in_ocp", ask: clusterIsStill, onFacts: true, retry: true, queued: true},
 		{name: "turn", ask: itsTurn, onFacts: true, queued: true},
 		{name: "active_zone", ask: noOtherZoneActive, onFacts: true, retry: true, queued: true},
@@ -73,6 +76,12 @@ func DecideOnOld(q *Question) (Decision, bool) {
 	}
 	at := slices.IndexFunc(all, func(r rule) bool { return r.name == d.Rule })
 	return d, !all[at].onFacts
+}
+
+// RestsOnRecord reports whether a word to wait stays the same as long as the cluster's
+// record, the facts, the policy and what people paused do, however much time passes.
+func RestsOnRecord(d Decision) bool {
+	return d.Verdict == Wait && slices.ContainsFunc(rules(), func(r rule) bool { return r.name == d.Rule && r.onRecord })
 }
 
 // Explain is what every rule says, in their order. A server that is not there has

@@ -1,0 +1,23 @@
+package main
+
+import "testing"
+
+func TestMemoryIsInProportionToWhatIsAlive(t *testing.T) {
+	t.Parallel()
+	const mib = 1 << 20
+	for _, tt := range []struct {
+		live, free uint64
+		percent    int
+		giveBack   bool
+	}{
+		{8 * mib, 2 * mib, 100, false},
+		{8 * mib, 17 * mib, 100, true},
+		{64 * mib, 20 * mib, 50, false},
+		{64 * mib, 22 * mib, 50, true},
+		{600 * mib, 190 * mib, 50, false},
+	} {
+		if percent, giveBack := memoryFor(tt.live, tt.free); percent != tt.percent || giveBack != tt.giveBack {
+			t.Errorf("%d MiB alive, %d MiB free: got %d %% and %v, want %d %% and %v", tt.live/mib, tt.free/mib, percent, giveBack, tt.percent, tt.giveBack)
+		}
+	}
+}
