@@ -14,9 +14,9 @@ const (
 	// at half of what is alive, and not at all of it. Below, processor time counts for more.
 	largeHeap        = 32 << 20
 	largeHeapPercent = 50
-	// largeFree is what must lie idle for it to be given back at once, and so must a third
+	// largeFree is what must lie idle for it to be given back at once, and so must half
 	// of what is alive: Go by itself takes minutes over what a start leaves behind.
-	largeFree = 16 << 20
+	largeFree = 32 << 20
 )
 
 // keepMemory keeps the memory of the process in proportion to what is alive until ctx
@@ -25,7 +25,8 @@ func keepMemory(ctx context.Context) {
 	if os.Getenv("GOGC") != "" || os.Getenv("GOMEMLIMIT") != "" {
 		return
 	}
-	defer debug.SetGCPercent(debug.SetGCPercent(100))
+	current := 100
+	defer debug.SetGCPercent(debug.SetGCPercent(current))
 	tick := time.NewTicker(memoryInterval)
 	defer tick.Stop()
 	for {
@@ -37,7 +38,10 @@ func keepMemory(ctx context.Context) {
 		measured := []metrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/memory/classes/heap/free:bytes"}}
 		metrics.Read(measured)
 		percent, giveBack := memoryFor(measured[0].Value.Uint64(), measured[1].Value.Uint64())
-		debug.SetGCPercent(percent)
+		if percent != current { // it stops the world
+			debug.SetGCPercent(percent)
+			current = percent
+		}
 		if giveBack {
 			debug.FreeOSMemory()
 		}
@@ -51,5 +55,5 @@ func memoryFor(live, free uint64) (percent int, giveBack bool) {
 	if live > largeHeap {
 		percent = largeHeapPercent
 	}
-	return percent, free > max(largeFree, live/3)
+	return percent, free > max(largeFree, live/2)
 }

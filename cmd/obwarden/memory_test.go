@@ -11,9 +11,9 @@ func TestMemoryIsInProportionToWhatIsAlive(t *testing.T) {
 		giveBack   bool
 	}{
 		{8 * mib, 2 * mib, 100, false},
-		{8 * mib, 17 * mib, 100, true},
-		{64 * mib, 20 * mib, 50, false},
-		{64 * mib, 22 * mib, 50, true},
+		{8 * mib, 33 * mib, 100, true},
+		{64 * mib, 32 * mib, 50, false},
+		{64 * mib, 33 * mib, 50, true},
 		{600 * mib, 190 * mib, 50, false},
 	} {
 		if percent, giveBack := memoryFor(tt.live, tt.free); percent != tt.percent || giveBack != tt.giveBack {

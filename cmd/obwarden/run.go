@@ -184,6 +184,7 @@ func runAgent(ctx context.Context, c Config, log *slog.Logger, hangups <-chan os
 		log.Info("profiles are served", "pprof", "http://"+profiles.Addr().String()+web.ProfilesPath)
 	}
 	group.Go(func() error { return a.Run(alive) })
+	group.Go(func() error { keepMemory(alive); return nil })
 	if silencer != nil {
 		group.Go(func() error { return silencer.Run(alive) })
 	}
