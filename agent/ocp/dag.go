@@ -15,10 +15,10 @@ import (
 // there are none or they form a cycle, series numbers do, and else the ids.
 func arrange(subtasks []Subtask) []Subtask {
 	slices.SortFunc(subtasks, bySeries)
-	edges := connect(subtasks)
-	order := kahn(subtasks)
-	if edges > 0 && len(order) == len(subtasks) {
-		return order
+	if connect(subtasks) > 0 {
+		if order := kahn(subtasks); len(order) == len(subtasks) {
+			return order
+		}
 	}
 	if slices.ContainsFunc(subtasks, func(s Subtask) bool { return s.SeriesID == nil }) {
 		slices.SortFunc(subtasks, func(a, b Subtask) int { return cmp.Compare(a.ID, b.ID) })

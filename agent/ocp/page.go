@@ -27,7 +27,8 @@ type page struct {
 	total   int // 0: unknown
 }
 
-func (p *page) UnmarshalJSON(data []byte) error {
+// read takes apart data, which is JSON.
+func (p *page) read(data []byte) error {
 	if bytes.HasPrefix(data, []byte("[")) {
 		return json.Unmarshal(data, &p.entries)
 	}
@@ -70,7 +71,7 @@ func list[T listed](ctx context.Context, c *Client, call call, paged bool, decod
 			return nil, err
 		}
 		var p page
-		if envelope.Data != nil && json.Unmarshal(envelope.Data, &p) != nil {
+		if envelope.Data != nil && p.read(envelope.Data) != nil {
 			return nil, call.unexpected(envelope, errNoList)
 		}
 		first := len(entries)

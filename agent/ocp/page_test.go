@@ -92,3 +92,34 @@ func TestNotAList(t *testing.T) {
 		t.Errorf("got %v, %v", clusters, err)
 	}
 }
+
+// BenchmarkTasks is one page of a list as looks read it.
+func BenchmarkTasks(b *testing.B) {
+	var entries []string
+	for id := range PageSize {
+		var subtasks []string
+		for i := range 8 {
+			subtasks = append(subtasks, fmt.Sprintf(`{"id":%d,"name":"Step %d","status":"PENDING","operation":"EXECUTE"}`, 100*id+i+1, i+1))
+		}
+		entries = append(entries, fmt.Sprintf(`{"id":%d,"name":"Restart OB server","status":"RUNNING","clusterId":1,"startTime":"2026-01-01T00:00:00Z","subtasks":[%s]}`,
+			id+1, strings.Join(subtasks, ",")))
+	}
+	body := fmt.Appendf(nil, `{"successful":true,"data":{"contents":[%s],"page":{"totalPages":1}}}`, strings.Join(entries, ","))
+	b.SetBytes(int64(len(body)))
+	b.ReportAllocs()
+	for b.Loop() {
+		envelope, err := DecodeEnvelope(http.StatusOK, body)
+		if err != nil {
+			b.Fatal(err)
+		}
+		var p page
+		if err := p.read(envelope.Data); err != nil {
+			b.Fatal(err)
+		}
+		for _, raw := range p.entries {
+			if _, err := (TaskQuery{}).decode(raw); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+}

@@ -194,33 +194,37 @@ func firstKnown(ids ...integer) integer {
 // merge takes the subtasks of several lists, each id once: the first of a list, and
 // of two lists' the one that says more.
 func merge(lists ...[]wireSubtask) []Subtask {
-	var order []integer
-	best := map[integer]wireSubtask{}
-	for _, list := range lists {
-		inList := map[integer]bool{}
-		for _, s := range list {
-			if s.ID < 1 || inList[s.ID] {
+	type place struct{ list, in int }
+	var best []*wireSubtask
+	places := map[integer]place{}
+	for number, list := range lists {
+		for i := range list {
+			s := &list[i]
+			if s.ID < 1 {
 				continue
 			}
-			inList[s.ID] = true
-			other, known := best[s.ID]
-			if !known {
-				order = append(order, s.ID)
+			p, known := places[s.ID]
+			switch {
+			case !known:
+				p.in = len(best)
+				best = append(best, s)
+			case p.list == number:
+				continue
+			case s.detail() > best[p.in].detail():
+				best[p.in] = s
 			}
-			if !known || s.detail() > other.detail() {
-				best[s.ID] = s
-			}
+			places[s.ID] = place{number, p.in}
 		}
 	}
-	subtasks := make([]Subtask, 0, len(order))
-	for _, id := range order {
-		subtasks = append(subtasks, best[id].subtask())
+	subtasks := make([]Subtask, len(best))
+	for i, s := range best {
+		subtasks[i] = s.subtask()
 	}
 	return subtasks
 }
 
 // detail counts the fields that only fuller shapes have.
-func (w wireSubtask) detail() int {
+func (w *wireSubtask) detail() int {
 	n := 0
 	for _, present := range []bool{
 		w.Status != "",
@@ -239,7 +243,7 @@ func (w wireSubtask) detail() int {
 	return n
 }
 
-func (w wireSubtask) subtask() Subtask {
+func (w *wireSubtask) subtask() Subtask {
 	parallelIdx := -1
 	for _, idx := range []*integer{w.ParalleIdx, w.ParallelIdx} {
 		if idx != nil {

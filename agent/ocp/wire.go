@@ -1,12 +1,14 @@
 package ocp
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"math"
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // The types of this file read one JSON value each and never fail: OCP's versions
@@ -31,6 +33,8 @@ func scalar(data []byte) string {
 		return ""
 	case data[0] != '"':
 		return string(data)
+	case bytes.IndexByte(data, '\\') < 0 && utf8.Valid(data): // as nearly all are: nothing to decode
+		return strings.TrimSpace(string(data[1 : len(data)-1]))
 	}
 	var s string
 	if json.Unmarshal(data, &s) != nil {
