@@ -116,7 +116,7 @@ func (f *facts) read(ctx context.Context, cluster int64, generation uint64) (gua
 		return err
 	})
 	group.Go(func() (err error) {
-		read.Tasks, err = f.ocp.Tasks(ctx, ocp.TaskQuery{ClusterID: cluster, Status: []string{ocp.StatusRunning}, Each: withoutSubtasks})
+		read.Tasks, err = f.ocp.Tasks(ctx, ocp.TaskQuery{ClusterID: cluster, Status: []string{ocp.StatusRunning}, Decode: withoutSubtasks})
 		if ocp.ClassOf(err) == ocp.Refused { // a user without TASK_VIEWER
 			read.Tasks, read.TasksHidden, err = nil, true, nil
 		}
@@ -138,7 +138,7 @@ func (f *facts) read(ctx context.Context, cluster int64, generation uint64) (gua
 // in between, and whoever waits for it must be told.
 func (f *facts) readFailed(ctx context.Context, read *guard.Facts) (err error) {
 	since := read.ReadAt.Add(f.ocp.ClockOffset() - failedWithin)
-	failed, err := f.ocp.Tasks(ctx, ocp.TaskQuery{ClusterID: read.ClusterID, Status: []string{ocp.StatusFailed}, Since: since, Each: withoutSubtasks})
+	failed, err := f.ocp.Tasks(ctx, ocp.TaskQuery{ClusterID: read.ClusterID, Status: []string{ocp.StatusFailed}, Since: since, Decode: withoutSubtasks})
 	if err != nil {
 		return err
 	}
@@ -156,7 +156,7 @@ func (f *facts) inFull(ctx context.Context, tasks []ocp.Task) ([]ocp.Task, error
 		full, err := f.ocp.Task(ctx, t.ID)
 		switch {
 		case err == nil:
-			withoutSubtasks(&full)
+			full.Subtasks = nil
 			tasks[i] = full
 		case ocp.ClassOf(err) != ocp.Refused: // gone meanwhile, or not for this user
 			return nil, err
@@ -166,7 +166,11 @@ func (f *facts) inFull(ctx context.Context, tasks []ocp.Task) ([]ocp.Task, error
 }
 
 // withoutSubtasks leaves out what the guard does not ask for: facts are kept.
-func withoutSubtasks(t *ocp.Task) { t.Subtasks = nil }
+func withoutSubtasks(entry []byte) (ocp.Task, error) {
+	task, err := ocp.DecodeTask(entry)
+	task.Subtasks = nil
+	return task, err
+}
 
 // name is a cluster's name in OCP; empty where OCP knows no such cluster.
 func (f *facts) name(ctx context.Context, cluster int64) (string, error) {

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"hash/maphash"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -38,6 +39,8 @@ type looks struct {
 	mu       sync.Mutex
 	latest   *listing
 	noneTill time.Time
+	read     map[uint64]listed // the entries of the latest list, by the hash of how OCP wrote them
+	seed     maphash.Seed      // of the hashes
 }
 
 // listing is one list of OCP's running tasks. The fields below done are set once it is
@@ -52,6 +55,7 @@ type listing struct {
 // listed is what an entry of a list says of how far a task is, and no more: lists are
 // long, and kept until the next one.
 type listed struct {
+	id                int64
 	status, operation string
 	subtasks          []listedSubtask
 }
@@ -62,7 +66,7 @@ type listedSubtask struct {
 }
 
 func listedOf(t ocp.Task) listed {
-	entry := listed{status: word(t.Status), operation: word(t.Operation), subtasks: make([]listedSubtask, 0, len(t.Subtasks))}
+	entry := listed{id: t.ID, status: word(t.Status), operation: word(t.Operation), subtasks: make([]listedSubtask, 0, len(t.Subtasks))}
 	for _, s := range t.Subtasks {
 		entry.subtasks = append(entry.subtasks, listedSubtask{s.ID, word(s.Status), word(s.Operation)})
 	}
@@ -70,7 +74,7 @@ func listedOf(t ocp.Task) listed {
 }
 
 func newLooks(client *ocp.Client, pollMin time.Duration) *looks {
-	return &looks{ocp: client, pollMin: max(pollMin, time.Millisecond), turn: make(chan struct{}, looksAtOnce)}
+	return &looks{ocp: client, pollMin: max(pollMin, time.Millisecond), turn: make(chan struct{}, looksAtOnce), seed: maphash.MakeSeed()}
 }
 
 // due is when to look where the machine says at: not later, and at the same moment as
@@ -171,11 +175,29 @@ func (l *looks) running(ctx context.Context) (map[int64]listed, error) {
 		return nil, ctx.Err()
 	}
 	defer func() { <-l.turn }()
-	tasks := map[int64]listed{}
-	_, err := l.ocp.Tasks(ctx, ocp.TaskQuery{Status: []string{ocp.StatusRunning}, Each: func(t *ocp.Task) {
-		tasks[t.ID] = listedOf(*t)
-		*t = ocp.Task{ID: t.ID, StartedAt: t.StartedAt}
+	l.mu.Lock()
+	before := l.read
+	l.mu.Unlock()
+	tasks, read := make(map[int64]listed, len(before)), make(map[uint64]listed, len(before))
+	_, err := l.ocp.Tasks(ctx, ocp.TaskQuery{Status: []string{ocp.StatusRunning}, Decode: func(written []byte) (ocp.Task, error) {
+		// Of most tasks OCP writes the same again and again.
+		hash := maphash.Bytes(l.seed, written)
+		entry, again := before[hash]
+		if !again {
+			task, err := ocp.DecodeTask(written)
+			if err != nil {
+				return ocp.Task{}, err
+			}
+			entry = listedOf(task)
+		}
+		tasks[entry.id], read[hash] = entry, entry
+		return ocp.Task{ID: entry.id}, nil
 	}})
+	if err == nil {
+		l.mu.Lock()
+		l.read = read
+		l.mu.Unlock()
+	}
 	return tasks, err
 }
 

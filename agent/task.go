@@ -23,11 +23,10 @@ func (m Machine) looked(op events.Operation, in Looked, now time.Time) Effects {
 		called = in.Since
 	}
 	retried := !op.RetriedAt.IsZero() && op.Task.Status == ocp.StatusFailed && now.Add(-in.Age).Sub(called) < m.Settle
-	next := *op.Task
+	effects := Effects{Do: Look}
 	if !in.Unmoved {
-		next = mergeTask(op.Task, in.Task, now)
+		effects.Append = m.progress(&op, mergeTask(op.Task, in.Task, now), now)
 	}
-	effects := Effects{Append: m.progress(&op, next, now), Do: Look}
 	switch {
 	case in.Task.Status == ocp.StatusFailed && retried && len(effects.Append) == 0:
 	case in.Task.Finished():

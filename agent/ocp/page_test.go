@@ -117,7 +117,7 @@ func BenchmarkTasks(b *testing.B) {
 			b.Fatal(err)
 		}
 		for _, raw := range p.entries {
-			if _, err := (TaskQuery{}).decode(raw); err != nil {
+			if _, err := DecodeTask(raw); err != nil {
 				b.Fatal(err)
 			}
 		}

@@ -295,9 +295,9 @@ type TaskQuery struct {
 	Since     time.Time // without those that started before, by OCP's clock
 	Status    []string
 	Name      string // matched loosely by OCP
-	// Each, where it is set, is called for each entry as it is read, and may take out of
-	// it what is not needed: lists are long.
-	Each func(*Task)
+	// Decode, where it is set, reads each entry in the place of DecodeTask, and may leave
+	// out what is not needed: lists are long.
+	Decode func([]byte) (Task, error)
 }
 
 // Tasks returns the tasks that match, newest first. Entries are basic: subtasks come
@@ -315,21 +315,17 @@ func (c *Client) Tasks(ctx context.Context, query TaskQuery) ([]Task, error) {
 	if query.Name != "" {
 		call.query.Set("name", query.Name)
 	}
-	tasks, err := list(ctx, c, call, true, query.decode, query.past)
+	decode := DecodeTask
+	if query.Decode != nil {
+		decode = query.Decode
+	}
+	tasks, err := list(ctx, c, call, true, decode, query.past)
 	if err != nil {
 		return nil, err
 	}
 	tasks = slices.DeleteFunc(tasks, query.tooOld)
 	slices.SortFunc(tasks, newestFirst)
 	return tasks, nil
-}
-
-func (q TaskQuery) decode(data []byte) (Task, error) {
-	task, err := DecodeTask(data)
-	if err == nil && q.Each != nil {
-		q.Each(&task)
-	}
-	return task, err
 }
 
 func (q TaskQuery) tooOld(t Task) bool {
