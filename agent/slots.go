@@ -151,7 +151,7 @@ func update[T any](ctx context.Context, s *slots, key string, sure bool, change 
 		}
 		written, err := s.write(ctx, key, encoded, revision)
 		if err == nil {
-			s.learn(key, versioned{value: encoded, revision: written})
+			s.learn(key, versioned{value: encoded, revision: written, decoded: value})
 			return nil
 		}
 		if errors.Is(err, jetstream.ErrNoStreamResponse) || errors.Is(err, nats.ErrNoResponders) {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -47,6 +49,41 @@ func take(ctx context.Context, s *slots, id string) (taken bool, err error) {
 		return taken && record.Take(guard.Slot{OperationID: id, ServerID: 1, Since: time.Now().UTC()})
 	})
 	return taken, err
+}
+
+func TestWhatAnAgentHasWrittenItKnowsAsOthersReadIt(t *testing.T) {
+	t.Parallel()
+	s := newSlotsTest(t, 1)[0]
+	for _, change := range []func(*guard.Record) bool{
+		func(r *guard.Record) bool { return r.Enqueue(guard.Ticket{OperationID: "b", ServerID: 2, Sequence: 2}) },
+		func(r *guard.Record) bool {
+			return r.Take(guard.Slot{OperationID: "a", ServerID: 1, Since: time.Now().UTC()})
+		},
+		func(r *guard.Record) bool {
+			return r.Announce(guard.Ticket{OperationID: "b", ServerID: 2, Sequence: 2})
+		},
+		func(r *guard.Record) bool {
+			return r.Give(events.Operation{OperationID: "a", Attempt: 1, State: events.Succeeded, Steps: 9}, 0, time.Now())
+		},
+	} {
+		if err := s.update(t.Context(), 1, change); err != nil {
+			t.Fatal(err)
+		}
+		entry, err := s.bucket.Get(t.Context(), clusterKey(1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		read, _, err := decodeKnown[guard.Record](versioned{value: entry.Value()})
+		if got := s.record(1); err != nil || !equalAsWritten(got, read) {
+			t.Errorf("got %+v, others read %+v, %v", got, read, err)
+		}
+	}
+}
+
+// equalAsWritten also compares what == tells apart in slots, which are keys of maps.
+func equalAsWritten(a, b guard.Record) bool {
+	return a.Generation == b.Generation && slices.Equal(a.Active, b.Active) && slices.Equal(a.Queue, b.Queue) &&
+		slices.Equal(a.Recent, b.Recent) && maps.Equal(a.Newest, b.Newest)
 }
 
 func TestTheLastSlotIsNeverTakenTwice(t *testing.T) {
