@@ -520,7 +520,8 @@ func (m Machine) failed(op events.Operation, e events.Error, now time.Time) Effe
 
 // running takes OCP's task over.
 func (m Machine) running(op events.Operation, task ocp.Task, now time.Time) Effects {
-	if mismatch := mismatch(op, task); mismatch != "" {
+	mismatch := mismatch(op, task)
+	if mismatch != "" {
 		op.Warnings = warn(op.Warnings, mismatch)
 	}
 	merged := mergeTask(nil, task, now)
@@ -533,7 +534,12 @@ func (m Machine) running(op events.Operation, task ocp.Task, now time.Time) Effe
 	op.Task = &merged
 	op.Reason = nil
 	effects := Effects{Append: m.event(&op, events.Running, now, changes...), Do: Look, At: now.Add(m.PollMin)}
-	if task.Finished() {
+	switch {
+	case !task.Finished():
+	case task.Status == ocp.StatusSuccessful && len(task.Subtasks) > 0 && mismatch == "":
+		end := m.end(op, Looked{Task: task}, now)
+		effects = Effects{Append: append(effects.Append, end.Append...), Do: end.Do}
+	default:
 		effects.At = time.Time{} // a look ends the operation, with the log where it failed
 	}
 	return effects
