@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -28,6 +29,9 @@ const (
 	duplicatesEvery = time.Second
 )
 
+// renewsHeader is of an order that an agent has put in the place of others: see renew.
+const renewsHeader = "Obwarden-Renews"
+
 // errStreamsGone ends an agent: what it works with was taken away under it.
 var errStreamsGone = fmt.Errorf("stream %s or its consumer %s was deleted; nothing is made anew behind your back: restart the agent to make them", events.RequestStream, events.Consumer)
 
@@ -37,6 +41,7 @@ type delivery struct {
 	received Received
 	again    bool     // it was delivered before
 	order    *Ordered // set: an order, and no request
+	renews   []string // places of the messages in whose place the order's was put
 	fallback string   // key by which the request is refused where its own belongs to another
 }
 
@@ -102,7 +107,10 @@ func (a *Agent) intakeOrder(work context.Context, msg jetstream.Msg) {
 		}
 		return
 	}
-	a.deliver(work, order.OperationID, delivery{msg: a.receiptOf(msg), order: &Ordered{Order: order, Sequence: meta.Sequence.Stream, At: meta.Timestamp.UTC()}})
+	a.deliver(work, order.OperationID, delivery{
+		msg: a.receiptOf(msg), again: meta.NumDelivered > 1, renews: msg.Headers().Values(renewsHeader),
+		order: &Ordered{Order: order, Sequence: meta.Sequence.Stream, At: meta.Timestamp.UTC()},
+	})
 }
 
 // receive decodes a message. One that cannot be decoded, or breaks a limit, is
@@ -113,7 +121,7 @@ func receive(msg jetstream.Msg) (delivery, error) {
 		return delivery{}, err
 	}
 	// The sequence alone is no key: it starts again at 1 where the stream is made anew.
-	fallback := fmt.Sprintf("%s/%d@%s", events.RequestStream, meta.Sequence.Stream, meta.Timestamp.UTC().Format(time.RFC3339Nano))
+	fallback := events.RequestStream + "/" + placeOf(meta.Sequence.Stream, meta.Timestamp)
 	d := delivery{fallback: fallback, again: meta.NumDelivered > 1}
 	d.received = Received{Sequence: meta.Sequence.Stream, At: meta.Timestamp.UTC()}
 	d.received.Received, err = events.DecodeRequest(msg.Subject(), msg.Headers(), msg.Data(), fallback)
@@ -121,6 +129,11 @@ func receive(msg jetstream.Msg) (delivery, error) {
 		d.received.Refusal = &events.Reason{Code: CodeInvalidRequest, Message: oneLine(err)}
 	}
 	return d, nil
+}
+
+// placeOf names a message of the request stream for good; see receive.
+func placeOf(sequence uint64, at time.Time) string {
+	return fmt.Sprintf("%d@%s", sequence, at.UTC().Format(time.RFC3339Nano))
 }
 
 // relation is what a request is to the operation of its key.
@@ -251,7 +264,7 @@ func (a *Agent) resume(ctx context.Context, h *held, msg receipt) error {
 // then on; any other order is acknowledged, obeyed or not: who gave it reads the events.
 func (a *Agent) obey(ctx context.Context, h *held, d delivery) error {
 	op := h.entry.Operation
-	if d.order.Verb == events.Retry && op.RequestSequence == d.order.Sequence && op.RequestedAt.Equal(d.order.At) {
+	if d.order.Verb == events.Retry && slices.Contains(append(d.renews, placeOf(d.order.Sequence, d.order.At)), placeOf(op.RequestSequence, op.RequestedAt)) {
 		return a.resume(ctx, h, d.msg)
 	}
 	if op.N == 0 && time.Since(d.order.At) < orderPatience {
@@ -275,6 +288,9 @@ func (a *Agent) obey(ctx context.Context, h *held, d delivery) error {
 	} else {
 		switch d.order.Verb {
 		case events.Retry:
+			if d.again {
+				return a.renew(ctx, h, d)
+			}
 			a.own(h, d.msg)
 		case events.Approve:
 			if h.owner.none() {
@@ -300,6 +316,29 @@ func (a *Agent) obey(ctx context.Context, h *held, d delivery) error {
 	if refusal == nil && d.order.Verb == events.Retry {
 		return nil
 	}
+	if err := d.msg.Ack(); err != nil {
+		a.logOf(h).Warn("order not acknowledged; it will come again", "error", err)
+	}
+	return nil
+}
+
+// renew puts a new message in the place of a retry's that was delivered before. Whoever
+// had that may have refused it, and the acknowledgement, late on its way, would take the
+// operation out of everybody's hands that the message owns by then. JetStream lets it be
+// replaced once, and only while it is there and the last of its operation. The new one
+// says which it replaces: should these have been obeyed after all, it owns the operation
+// in their place.
+func (a *Agent) renew(ctx context.Context, h *held, d delivery) error {
+	msg, err := d.order.Message()
+	if err != nil {
+		return err
+	}
+	msg.Header[renewsHeader] = append(d.renews, placeOf(d.order.Sequence, d.order.At))
+	_, err = a.JetStream.PublishMsg(ctx, msg, jetstream.WithExpectLastSequencePerSubject(d.order.Sequence))
+	if err != nil && !isConflict(err) {
+		return fmt.Errorf("renew the order to retry operation %s: %w", h.id, err)
+	}
+	a.logOf(h).Info("order was delivered before", "verb", d.order.Verb, "requested_by", d.order.RequestedBy, "renewed", err == nil)
 	if err := d.msg.Ack(); err != nil {
 		a.logOf(h).Warn("order not acknowledged; it will come again", "error", err)
 	}

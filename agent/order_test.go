@@ -4,6 +4,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
+
 	"obwarden/agent/ocp"
 	"obwarden/agent/ocp/ocpsim"
 	"obwarden/events"
@@ -32,6 +34,128 @@ func TestAnOrderIsJudgedByTheJournalNotByMemory(t *testing.T) {
 	}
 	r.order(events.Retry, "k", 3)
 	r.awaitToken("k", events.Running)
+}
+
+// An agent that refused a retry while the operation still ran may have its acknowledgement
+// held up on the way until the operation has failed and another agent obeys the same
+// message: it must not take the operation out of everybody's hands (found by the chaos run).
+func TestALateAcknowledgementOfARetryDoesNotOrphanItsOperation(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, ocpsim.Config{Speed: 20})
+	r.fault("server_stop:fail_subtask,subtask=Stop server")
+	stop := r.agent()
+	r.stop("k", 1, 2)
+	failed := r.awaitEnd("k", events.Failed)
+	r.awaitNoOpenRequests()
+	stop()
+	consumer, err := r.js.Consumer(t.Context(), events.RequestStream, events.Consumer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.order(events.Retry, "k", 2)
+	late, err := consumer.Next()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := late.Nak(); err != nil { // another agent gets it, as after the ack wait
+		t.Fatal(err)
+	}
+	stop = r.agent()
+	r.await("OCP to go on", func(e events.Event) bool { return e.N > failed.N && e.State == events.Running && len(e.Changes) > 0 })
+	if err := r.nc.Publish(late.Reply(), []byte("+ACK")); err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	r.agent()
+	r.awaitToken("k", events.Succeeded)
+	r.awaitNoOpenRequests()
+	r.wantPosts(1)
+}
+
+// An agent that stood still may obey a retry after another has put a message in its place:
+// that message owns the operation then, whoever gets it.
+func TestARenewedRetryOwnsWhatTheFirstHasBegun(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, ocpsim.Config{Speed: 200})
+	r.fault("server_stop:fail_subtask,subtask=Stop server")
+	stop := r.agent()
+	r.stop("k", 1, 2)
+	op := r.awaitEnd("k", events.Failed)
+	r.awaitNoOpenRequests()
+	stop()
+	consumer, err := r.js.Consumer(t.Context(), events.RequestStream, events.Consumer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.order(events.Retry, "k", 2)
+	first, err := consumer.Next()
+	if err != nil {
+		t.Fatal(err)
+	}
+	meta, err := first.Metadata()
+	if err != nil {
+		t.Fatal(err)
+	}
+	renewed, err := events.OrderTo(events.Retry, op).Message()
+	if err != nil {
+		t.Fatal(err)
+	}
+	renewed.Header.Set(renewsHeader, placeOf(meta.Sequence.Stream, meta.Timestamp))
+	obeyed, err := events.Event{Token: events.Running, Operation: r.machine.ordered(op, Ordered{
+		Order: events.OrderTo(events.Retry, op), Sequence: meta.Sequence.Stream, At: meta.Timestamp.UTC(),
+	}, time.Now()).Append[0].Operation}.Message()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, msg := range []*nats.Msg{renewed, obeyed} {
+		if _, err := r.js.PublishMsg(t.Context(), msg); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := first.DoubleAck(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	r.agent()
+	r.await("another end", func(e events.Event) bool { return e.N > op.N+1 && e.State.Final() })
+	r.awaitNoOpenRequests()
+}
+
+// Of two agents that get the same retry again, or of one that gets it twice, one puts a
+// message in its place.
+func TestARetryIsRenewedOnce(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, ocpsim.Config{Speed: 200})
+	r.fault("server_stop:fail_subtask,subtask=Stop server")
+	r.agent()
+	r.stop("k", 1, 2)
+	op := r.awaitEnd("k", events.Failed)
+	r.awaitNoOpenRequests()
+	msg, err := events.OrderTo(events.Retry, op).Message()
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := r.latest
+	// As message 1, which is not there any more, and as one that is not the last.
+	ack, err := r.js.PublishMsg(t.Context(), msg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.awaitToken("k", events.Succeeded)
+	r.awaitNoOpenRequests()
+	for _, sequence := range []uint64{1, ack.Sequence} {
+		h := &held{id: op.OperationID, entry: &Entry{Operation: op}}
+		gone := delivery{msg: receipt{r.nc, "nobody"}, again: true, order: &Ordered{Order: events.OrderTo(events.Retry, op), Sequence: sequence, At: time.Now()}}
+		if err := a.renew(t.Context(), h, gone); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stream, err := r.js.Stream(t.Context(), events.RequestStream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if last := stream.CachedInfo().State.LastSeq; last != ack.Sequence {
+		t.Errorf("the request stream has come to message %d, want %d, the order itself", last, ack.Sequence)
+	}
 }
 
 // A retry's message that comes again although a later one has taken its place must
