@@ -108,6 +108,9 @@ func pauses(ctx context.Context, last *error) retry.Backoff {
 
 // exchange sends one request and judges the answer, or why there is none.
 func (c *Client) exchange(ctx context.Context, via *http.Client, call call) (Envelope, error) {
+	if err := ctx.Err(); err != nil { // its time was over before it came here: not for want of budget
+		return Envelope{}, call.failure(NotSent, err)
+	}
 	if err := c.turn(ctx, call); err != nil {
 		return Envelope{}, call.failure(NotSent, fmt.Errorf("%w: %w", ErrBudget, err))
 	}

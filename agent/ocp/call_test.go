@@ -275,6 +275,21 @@ func TestBudget(t *testing.T) {
 	})
 }
 
+func TestACallWhoseTimeIsOverIsNotSentAndBlamesNoBudget(t *testing.T) {
+	t.Parallel()
+	client := newClient(t, "http://ocp.test", func(c *Config) { c.MaxRPS = 1 })
+	client.posts.Transport = roundTrip(func(*http.Request) (*http.Response, error) {
+		t.Error("it was sent")
+		return response(http.StatusOK, accepted), nil
+	})
+	ctx, cancel := context.WithDeadline(t.Context(), time.Now().Add(-time.Second))
+	defer cancel()
+	_, err := client.Operate(ctx, Stop, 1, 1, Params{}, RequestID{})
+	if ClassOf(err) != NotSent || errors.Is(err, ErrBudget) || !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v (%s)", err, ClassOf(err))
+	}
+}
+
 func TestACallWaitsForOneReadOfManyAtMost(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
