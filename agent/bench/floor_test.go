@@ -4,6 +4,7 @@ package bench
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -18,6 +19,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/synadia-io/orbit.go/jetstreamext"
+	"golang.org/x/sync/errgroup"
 
 	"obwarden/events"
 )
@@ -32,7 +34,8 @@ type rig struct {
 	sent int // keys are used once
 
 	floorIn       jetstream.Consumer
-	before, after []*nats.Msg // events of one operation before and after the call, as the agent wrote them
+	operations    jetstream.Stream // the floor's
+	before, after []*nats.Msg      // events of one operation before and after the call, as the agent wrote them
 }
 
 const (
@@ -150,7 +153,7 @@ func (r *rig) learn() {
 	}
 	config := stream.CachedInfo().Config
 	config.Name, config.Subjects = "FLOOR_OUT", []string{"floor.out.>"}
-	if _, err := r.js.CreateStream(r.t.Context(), config); err != nil {
+	if r.operations, err = r.js.CreateStream(r.t.Context(), config); err != nil {
 		r.t.Fatal(err)
 	}
 	for sequence := uint64(1); sequence <= stream.CachedInfo().State.LastSeq; sequence++ {
@@ -225,43 +228,101 @@ func (r *rig) post(client *http.Client, n int64) error {
 // acknowledges, workers of them at a time, until the returned function is called.
 func (r *rig) floorOneByOne(workers int, before, after []*nats.Msg) (stop func()) {
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: workers}}
-	one := func(msg jetstream.Msg) error {
-		meta, err := msg.Metadata()
-		if err != nil {
-			return err
-		}
-		n, last := int64(meta.Sequence.Stream), uint64(0)
-		appendAll := func(templates []*nats.Msg) error {
-			for _, template := range templates {
-				ack, err := r.js.PublishMsg(context.Background(), r.appends([]*nats.Msg{template}, n, last)[0])
-				if err != nil {
-					return err
-				}
-				last = ack.Sequence
-			}
-			return nil
-		}
-		if err := appendAll(before); err != nil {
-			return err
-		}
-		if err := r.post(client, n); err != nil {
-			return err
-		}
-		if err := appendAll(after); err != nil {
-			return err
-		}
-		return msg.Ack()
-	}
 	place := make(chan struct{}, workers)
 	return r.consume(func(msg jetstream.Msg) {
 		place <- struct{}{}
 		go func() {
 			defer func() { <-place }()
-			if err := one(msg); err != nil {
+			if err := r.oneByOne(client, msg, before, after); err != nil {
 				r.t.Error("floor:", err)
 			}
 		}()
 	}, client.CloseIdleConnections)
+}
+
+func (r *rig) oneByOne(client *http.Client, msg jetstream.Msg, before, after []*nats.Msg) error {
+	n, err := sequenceOf(msg)
+	if err != nil {
+		return err
+	}
+	last, err := r.append(n, 0, before)
+	if err != nil {
+		return err
+	}
+	if err := r.post(client, n); err != nil {
+		return err
+	}
+	if _, err := r.append(n, last, after); err != nil {
+		return err
+	}
+	return msg.Ack()
+}
+
+// asTheGuaranteesAsk makes the same call, but knows what OCP shows of the cluster and has
+// a slot in it and the intent on disk before, and a connection that no other call has used.
+func (r *rig) asTheGuaranteesAsk(reads, posts *http.Client, msg jetstream.Msg) error {
+	n, err := sequenceOf(msg)
+	if err != nil {
+		return err
+	}
+	if _, err := r.operations.GetLastMsgForSubject(r.t.Context(), fmt.Sprintf("floor.out.%d.>", n)); !errors.Is(err, jetstream.ErrMsgNotFound) {
+		return fmt.Errorf("operation %d is there: %w", n, err)
+	}
+	var accepted uint64
+	var both, shown errgroup.Group
+	both.Go(func() (err error) {
+		accepted, err = r.append(n, 0, r.before[:1])
+		return err
+	})
+	both.Go(func() error {
+		for _, path := range []string{"/api/v2/ob/clusters/%d/zones", "/api/v2/tasks/instances?status=RUNNING&clusterId=%d"} {
+			shown.Go(func() error {
+				response, err := reads.Get(r.ocp.URL + fmt.Sprintf(path, 1+n%clusters))
+				if err != nil {
+					return err
+				}
+				var v any
+				return errors.Join(json.NewDecoder(response.Body).Decode(&v), response.Body.Close())
+			})
+		}
+		if err := shown.Wait(); err != nil {
+			return err
+		}
+		slot := nats.NewMsg(fmt.Sprintf("floor.out.slots.%d", n))
+		slot.Data = r.before[0].Data[:min(len(r.before[0].Data), 300)]
+		_, err := r.js.PublishMsg(r.t.Context(), slot)
+		return err
+	})
+	if err := both.Wait(); err != nil {
+		return err
+	}
+	if _, err := r.append(n, accepted, r.before[1:]); err != nil {
+		return err
+	}
+	if err := r.post(posts, n); err != nil {
+		return err
+	}
+	return msg.Ack()
+}
+
+func sequenceOf(msg jetstream.Msg) (int64, error) {
+	meta, err := msg.Metadata()
+	if err != nil {
+		return 0, err
+	}
+	return int64(meta.Sequence.Stream), nil
+}
+
+// append writes events of the floor's nth operation one by one behind its last.
+func (r *rig) append(n int64, last uint64, templates []*nats.Msg) (uint64, error) {
+	for _, template := range templates {
+		ack, err := r.js.PublishMsg(context.Background(), r.appends([]*nats.Msg{template}, n, last)[0])
+		if err != nil {
+			return last, err
+		}
+		last = ack.Sequence
+	}
+	return last, nil
 }
 
 func (r *rig) consume(each func(jetstream.Msg), after func()) (stop func()) {

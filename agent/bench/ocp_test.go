@@ -29,6 +29,8 @@ type fastOCP struct {
 	posts   atomic.Int64
 	reads   atomic.Int64 // all GETs
 
+	zonesOf sync.Map // of a cluster, encoded: they never change, and to encode 60 servers takes its time
+
 	mu    sync.Mutex
 	tasks map[int64]*openTask
 	shown map[int64]int // how often tasks of a cluster were shown, by cluster
@@ -43,7 +45,7 @@ func newOCP(t testing.TB, servers int64) *fastOCP {
 	t.Helper()
 	o := &fastOCP{servers: servers, posted: func(int64, int64) {}, tasks: map[int64]*openTask{}, shown: map[int64]int{}}
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /api/v2/ob/clusters", func(w http.ResponseWriter, _ *http.Request) { o.list(w, nil) })
+	mux.HandleFunc("GET /api/v2/ob/clusters", func(w http.ResponseWriter, _ *http.Request) { o.list(w, nil, 0) })
 	mux.HandleFunc("GET /api/v2/ob/clusters/{cluster}/zones", o.zones)
 	mux.HandleFunc("GET /api/v2/tasks/instances", o.listTasks)
 	mux.HandleFunc("GET /api/v2/tasks/instances/{task}", o.getTask)
@@ -125,6 +127,10 @@ func (o *fastOCP) listTasks(w http.ResponseWriter, r *http.Request) {
 func (o *fastOCP) zones(w http.ResponseWriter, r *http.Request) {
 	o.reads.Add(1)
 	cluster := number(r.PathValue("cluster"))
+	if known, ok := o.zonesOf.Load(cluster); ok {
+		o.list(w, known, 3)
+		return
+	}
 	var zones []any
 	for z := range int64(3) {
 		var servers []any
@@ -135,11 +141,13 @@ func (o *fastOCP) zones(w http.ResponseWriter, r *http.Request) {
 		zones = append(zones, map[string]any{"name": fmt.Sprint("zone", z+1), "clusterId": cluster, "status": "RUNNING", "innerStatus": "ACTIVE",
 			"serverCount": len(servers), "servers": servers})
 	}
-	o.list(w, zones)
+	encoded, _ := json.Marshal(zones) // cannot fail: strings and numbers
+	o.zonesOf.Store(cluster, json.RawMessage(encoded))
+	o.list(w, zones, len(zones))
 }
 
-func (o *fastOCP) list(w http.ResponseWriter, contents []any) {
-	o.answer(w, map[string]any{"contents": contents, "page": map[string]any{"totalElements": len(contents), "totalPages": 1, "number": 1, "size": 2000}})
+func (o *fastOCP) list(w http.ResponseWriter, contents any, n int) {
+	o.answer(w, map[string]any{"contents": contents, "page": map[string]any{"totalElements": n, "totalPages": 1, "number": 1, "size": 2000}})
 }
 
 func (o *fastOCP) answer(w http.ResponseWriter, data any) {

@@ -33,6 +33,8 @@ func rowsOf(s size) []row {
 	rows := []row{
 		{name: "request to call, p50", unit: "ms", aim: "≤ 1.5"},
 		{name: "request to call, p99", unit: "ms", aim: "≤ 3"},
+		{name: "the same, beside a loop with all reads and flushes, p50", unit: "ms"},
+		{name: "the same, p99", unit: "ms"},
 		{name: "operations", unit: "/s", aim: "≥ 0.8"},
 		{name: "operations, beside one append at a time", unit: "/s", aim: "≥ 5"},
 		{name: "events of an operation"},
