@@ -459,7 +459,8 @@ func open(t *testing.T, s size, all *table) {
 
 	a = start(seeds{open: s.open, waiting: s.waiting, clusters: max(1, s.open/100)})
 	a.awaitInFlight(s.open + s.waiting)
-	time.Sleep(min(s.idle, 10*time.Second))
+	all.add("memory at its most, while these are taken up", a.mostResidentMiB(), 0)
+	time.Sleep(2 * s.idle) // what that left behind
 	all.add(heldRow("memory", s), a.residentMiB(), 150)
 	all.add(heldRow("processor", s), a.processor(s.idle), 0)
 	for range 20 {

@@ -60,15 +60,18 @@ func (p *process) tail() string {
 	return string(content[max(0, len(content)-4000):])
 }
 
-// residentMiB is what the process holds in memory.
-func (p *process) residentMiB() float64 {
+// residentMiB is what the process holds in memory, mostResidentMiB the most it ever did.
+func (p *process) residentMiB() float64     { return p.statusMiB("VmRSS:") }
+func (p *process) mostResidentMiB() float64 { return p.statusMiB("VmHWM:") }
+
+func (p *process) statusMiB(name string) float64 {
 	p.t.Helper()
 	for line := range strings.Lines(p.read("status")) {
-		if kib, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+		if kib, ok := strings.CutPrefix(line, name); ok {
 			return float64(number(strings.Fields(kib)[0])) / 1024
 		}
 	}
-	p.t.Fatal("no VmRSS")
+	p.t.Fatal("no memory in /proc")
 	return 0
 }
 

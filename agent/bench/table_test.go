@@ -61,6 +61,7 @@ func rowsOf(s size) []row {
 		row{name: "memory, idle, embedded NATS", unit: "MiB", aim: "≤ 1"},
 		row{name: followedRow(s), unit: "% of a core", aim: "≤ 1"},
 		row{name: heldRow("memory", s), unit: "MiB", aim: "≤ 1"},
+		row{name: "memory at its most, while these are taken up", unit: "MiB"},
 		row{name: heldRow("processor", s), unit: "% of a core"},
 		row{name: "scrape, with these", unit: "ms", aim: "≤ 1"},
 		row{name: journalRow(s), unit: "ms", aim: "≤ 1"},
