@@ -136,6 +136,11 @@ func placeOf(sequence uint64, at time.Time) string {
 	return fmt.Sprintf("%d@%s", sequence, at.UTC().Format(time.RFC3339Nano))
 }
 
+// places are that of an order's message and those of the ones that it was put in the place of.
+func (d delivery) places() []string {
+	return append(slices.Clone(d.renews), placeOf(d.order.Sequence, d.order.At))
+}
+
 // relation is what a request is to the operation of its key.
 type relation int
 
@@ -264,7 +269,7 @@ func (a *Agent) resume(ctx context.Context, h *held, msg receipt) error {
 // then on; any other order is acknowledged, obeyed or not: who gave it reads the events.
 func (a *Agent) obey(ctx context.Context, h *held, d delivery) error {
 	op := h.entry.Operation
-	if d.order.Verb == events.Retry && slices.Contains(append(d.renews, placeOf(d.order.Sequence, d.order.At)), placeOf(op.RequestSequence, op.RequestedAt)) {
+	if d.order.Verb == events.Retry && slices.Contains(d.places(), placeOf(op.RequestSequence, op.RequestedAt)) {
 		return a.resume(ctx, h, d.msg)
 	}
 	if op.N == 0 && time.Since(d.order.At) < orderPatience {
@@ -316,9 +321,7 @@ func (a *Agent) obey(ctx context.Context, h *held, d delivery) error {
 	if refusal == nil && d.order.Verb == events.Retry {
 		return nil
 	}
-	if err := d.msg.Ack(); err != nil {
-		a.logOf(h).Warn("order not acknowledged; it will come again", "error", err)
-	}
+	a.ackOrder(h, d)
 	return nil
 }
 
@@ -333,16 +336,20 @@ func (a *Agent) renew(ctx context.Context, h *held, d delivery) error {
 	if err != nil {
 		return err
 	}
-	msg.Header[renewsHeader] = append(d.renews, placeOf(d.order.Sequence, d.order.At))
+	msg.Header[renewsHeader] = d.places()
 	_, err = a.JetStream.PublishMsg(ctx, msg, jetstream.WithExpectLastSequencePerSubject(d.order.Sequence))
 	if err != nil && !isConflict(err) {
 		return fmt.Errorf("renew the order to retry operation %s: %w", h.id, err)
 	}
 	a.logOf(h).Info("order was delivered before", "verb", d.order.Verb, "requested_by", d.order.RequestedBy, "renewed", err == nil)
+	a.ackOrder(h, d)
+	return nil
+}
+
+func (a *Agent) ackOrder(h *held, d delivery) {
 	if err := d.msg.Ack(); err != nil {
 		a.logOf(h).Warn("order not acknowledged; it will come again", "error", err)
 	}
-	return nil
 }
 
 // own makes msg the request that is acknowledged when h ends.

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"obwarden/agent/ocp"
 	"obwarden/agent/ocp/ocpsim"
@@ -36,31 +37,38 @@ func TestAnOrderIsJudgedByTheJournalNotByMemory(t *testing.T) {
 	r.awaitToken("k", events.Running)
 }
 
+// retryForNobody has operation k fail, and its agent end; the order to retry it is in the
+// hands of whoever calls.
+func (r *rig) retryForNobody() (failed events.Operation, order jetstream.Msg) {
+	r.t.Helper()
+	r.fault("server_stop:fail_subtask,subtask=Stop server")
+	stop := r.agent()
+	r.stop("k", 1, 2)
+	failed = r.awaitEnd("k", events.Failed)
+	r.awaitNoOpenRequests()
+	stop()
+	consumer, err := r.js.Consumer(r.t.Context(), events.RequestStream, events.Consumer)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.order(events.Retry, "k", 2)
+	if order, err = consumer.Next(); err != nil {
+		r.t.Fatal(err)
+	}
+	return failed, order
+}
+
 // An agent that refused a retry while the operation still ran may have its acknowledgement
 // held up on the way until the operation has failed and another agent obeys the same
 // message: it must not take the operation out of everybody's hands (found by the chaos run).
 func TestALateAcknowledgementOfARetryDoesNotOrphanItsOperation(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, ocpsim.Config{Speed: 20})
-	r.fault("server_stop:fail_subtask,subtask=Stop server")
-	stop := r.agent()
-	r.stop("k", 1, 2)
-	failed := r.awaitEnd("k", events.Failed)
-	r.awaitNoOpenRequests()
-	stop()
-	consumer, err := r.js.Consumer(t.Context(), events.RequestStream, events.Consumer)
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.order(events.Retry, "k", 2)
-	late, err := consumer.Next()
-	if err != nil {
-		t.Fatal(err)
-	}
+	failed, late := r.retryForNobody()
 	if err := late.Nak(); err != nil { // another agent gets it, as after the ack wait
 		t.Fatal(err)
 	}
-	stop = r.agent()
+	stop := r.agent()
 	r.await("OCP to go on", func(e events.Event) bool { return e.N > failed.N && e.State == events.Running && len(e.Changes) > 0 })
 	if err := r.nc.Publish(late.Reply(), []byte("+ACK")); err != nil {
 		t.Fatal(err)
@@ -77,21 +85,7 @@ func TestALateAcknowledgementOfARetryDoesNotOrphanItsOperation(t *testing.T) {
 func TestARenewedRetryOwnsWhatTheFirstHasBegun(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, ocpsim.Config{Speed: 200})
-	r.fault("server_stop:fail_subtask,subtask=Stop server")
-	stop := r.agent()
-	r.stop("k", 1, 2)
-	op := r.awaitEnd("k", events.Failed)
-	r.awaitNoOpenRequests()
-	stop()
-	consumer, err := r.js.Consumer(t.Context(), events.RequestStream, events.Consumer)
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.order(events.Retry, "k", 2)
-	first, err := consumer.Next()
-	if err != nil {
-		t.Fatal(err)
-	}
+	op, first := r.retryForNobody()
 	meta, err := first.Metadata()
 	if err != nil {
 		t.Fatal(err)

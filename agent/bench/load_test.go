@@ -453,9 +453,6 @@ func open(t *testing.T, s size, all *table) {
 	all.add(followedRow(s), a.processor(s.idle), 5)
 	a.profile("followed")()
 	a.stop()
-	if os.Getenv("FOLLOWED_ONLY") != "" {
-		return
-	}
 
 	a = start(seeds{open: s.open, waiting: s.waiting, clusters: max(1, s.open/100)})
 	a.awaitInFlight(s.open + s.waiting)
