@@ -287,7 +287,8 @@ func (a *Agent) deliver(work context.Context, id string, d delivery) {
 		a.readAhead(work, d)
 	}
 	h.inbox = append(h.inbox, d)
-	if d.order != nil || d.again { // perhaps its own request, which another agent had
+	// One that was delivered before may be its own request, which another agent had.
+	if d.order != nil || d.again || len(h.inbox) > duplicatesKept {
 		h.quiet = time.Time{}
 	}
 	if !h.busy && time.Now().Before(h.quiet) {

@@ -13,10 +13,11 @@ import (
 )
 
 const (
-	// prefetch is the number of requests that the client holds ready. They are not
-	// kept alive until they are taken out, so it is far less than an agent takes in
-	// within the ack wait.
-	prefetch = 256
+	// prefetch is the number of requests that the client holds ready. While others write
+	// to the stream as fast as they can, NATS comes round to the client's question for more
+	// every 100 ms or so: a storm has to fit in between. They are not kept alive until they
+	// are taken out, so it is far less than an agent takes in within the ack wait.
+	prefetch = 4096
 	// intakeRetry is the pause after an error of the consumer, so that a NATS server
 	// that is away is not asked in a busy loop.
 	intakeRetry = time.Second
@@ -27,6 +28,8 @@ const (
 	// duplicatesEvery is how often the journal is told of duplicates of an operation, by
 	// one agent: in a storm of them there must be room in it for what others do.
 	duplicatesEvery = time.Second
+	// duplicatesKept is how many are kept until then; with more it is told at once.
+	duplicatesKept = 256
 )
 
 // renewsHeader is of an order that an agent has put in the place of others: see renew.

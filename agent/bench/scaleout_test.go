@@ -48,6 +48,7 @@ func scaleout(t *testing.T, s size, all *table) {
 			r.sent++
 			msgs = append(msgs, requestFor(fmt.Sprint("key-", r.sent), int64(1+r.sent%scaleClusters), int64(1+r.sent/scaleClusters%servers)))
 		}
+		r.awaitTakers(n)
 		posts := r.ocp.posts.Load()
 		agentSeconds, natsSeconds := used()
 		began := time.Now()
@@ -73,6 +74,23 @@ func scaleout(t *testing.T, s size, all *table) {
 		all.add("3 agents on 3 NATS servers, beside 1", three, one)
 		all.add("processor for an operation there, agents", agents, 0)
 		all.add("processor for an operation there, NATS", nats, 0)
+	}
+}
+
+// awaitTakers waits until n agents have asked NATS for requests: else the first of them
+// takes what is there for all.
+func (r *rig) awaitTakers(n int) {
+	r.t.Helper()
+	for began := time.Now(); ; time.Sleep(10 * time.Millisecond) { // NATS tells nobody
+		consumer, err := r.js.Consumer(r.t.Context(), events.RequestStream, events.Consumer)
+		switch {
+		case err != nil:
+			r.t.Fatal(err)
+		case consumer.CachedInfo().NumWaiting >= n:
+			return
+		case time.Since(began) > patience:
+			r.t.Fatalf("%d of %d agents take requests", consumer.CachedInfo().NumWaiting, n)
+		}
 	}
 }
 
