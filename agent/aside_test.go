@@ -48,6 +48,19 @@ func hanging(t *testing.T, clusters int, stallAfter time.Duration) *counted {
 	return c
 }
 
+// behindAnother is an operation that is set aside, "second": it waits for one that hangs.
+func behindAnother(t *testing.T) (*rig, *held) {
+	t.Helper()
+	r := newRig(t, ocpsim.Config{})
+	r.fault("*:hang_subtask,subtask=Stop server")
+	r.agent()
+	r.stop("first", 1, 1)
+	r.awaitToken("first", events.Running)
+	r.stop("second", 1, 2)
+	r.awaitToken("second", events.Waiting)
+	return r, r.awaitAside("second")
+}
+
 func TestWhatIsSetAsideGoesOnWhereItWas(t *testing.T) {
 	t.Parallel()
 	const clusters = 6
@@ -95,14 +108,7 @@ func TestWhatAnotherAgentWroteMeanwhileIsItsOwn(t *testing.T) {
 
 func TestWhoWaitsIsNotDecidedOnWhileNothingIsNew(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, ocpsim.Config{})
-	r.fault("*:hang_subtask,subtask=Stop server")
-	r.agent()
-	r.stop("first", 1, 1)
-	r.awaitToken("first", events.Running)
-	r.stop("second", 1, 2)
-	r.awaitToken("second", events.Waiting)
-	h := r.awaitAside("second")
+	r, h := behindAnother(t)
 	a := r.latest
 	nothingNew := func(change func()) bool { // it is parked: nobody is at it while the lock is held
 		a.mu.Lock()
@@ -136,14 +142,7 @@ func TestWhoWaitsIsNotDecidedOnWhileNothingIsNew(t *testing.T) {
 
 func TestWhatIsSetAsideRestsWhileNATSIsAway(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, ocpsim.Config{})
-	r.fault("*:hang_subtask,subtask=Stop server")
-	r.agent()
-	r.stop("first", 1, 1)
-	r.awaitToken("first", events.Running)
-	r.stop("second", 1, 2)
-	r.awaitToken("second", events.Waiting)
-	h := r.awaitAside("second")
+	r, h := behindAnother(t)
 	address := strings.TrimPrefix(r.nats.URL(), "nats://")
 	r.stopNATS()
 	for r.nc.IsConnected() {
