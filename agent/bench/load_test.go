@@ -316,19 +316,15 @@ func follow(t *testing.T, s size, all *table) {
 	}
 }
 
-// awaitFollowed waits until the agent has looked at OCP so often after it took up
-// what was open.
+// awaitFollowed waits until the agent has looked at each of n tasks that it took up.
 func (r *rig) awaitFollowed(n int) {
 	r.t.Helper()
-	began, last := time.Now(), int64(-1)
-	for reads := r.ocp.reads.Load(); reads == 0 || reads < int64(min(n, 10)) && reads != last; reads = r.ocp.reads.Load() {
+	for began := time.Now(); r.ocp.reads.Load() < int64(n); time.Sleep(100 * time.Millisecond) {
 		if time.Since(began) > patience {
-			r.t.Fatal("OCP is not looked at")
+			r.t.Fatalf("OCP is looked at %d times for %d tasks", r.ocp.reads.Load(), n)
 		}
-		last = reads
-		time.Sleep(time.Second)
 	}
-	time.Sleep(2 * time.Second) // the rest comes in
+	time.Sleep(2 * time.Second) // what these looks left behind
 }
 
 const fairRate = 100 // requests a second
