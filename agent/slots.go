@@ -36,10 +36,11 @@ type slots struct {
 	group  *group
 	log    *slog.Logger
 
-	mu    sync.Mutex
-	known map[string]versioned
-	// writing makes the writers of this agent queue instead of failing each other.
-	writing [64]sync.Mutex
+	mu      sync.Mutex
+	known   map[string]versioned
+	writing map[string]versioned // by this agent: the watch often shows it before its answer comes
+	// writers of this agent queue instead of failing each other.
+	writers [64]sync.Mutex
 }
 
 // versioned is a value with its revision in the bucket; 0 where there is none.
@@ -50,7 +51,7 @@ type versioned struct {
 }
 
 func newSlots(js jetstream.JetStream, bucket jetstream.KeyValue, log *slog.Logger) *slots {
-	return &slots{bucket: bucket, group: &group{js: js}, log: log, known: map[string]versioned{}}
+	return &slots{bucket: bucket, group: &group{js: js}, log: log, known: map[string]versioned{}, writing: map[string]versioned{}}
 }
 
 func clusterKey(cluster int64) string { return strconv.FormatInt(cluster, 10) }
@@ -127,7 +128,7 @@ func (s *slots) updateFleet(ctx context.Context, change func(*guard.Fleet) bool)
 }
 
 func (s *slots) queue(cluster int64) (unlock func()) {
-	lock := &s.writing[uint64(cluster)%uint64(len(s.writing))]
+	lock := &s.writers[uint64(cluster)%uint64(len(s.writers))]
 	lock.Lock()
 	return lock.Unlock
 }
@@ -149,9 +150,12 @@ func update[T any](ctx context.Context, s *slots, key string, sure bool, change 
 		if err != nil {
 			return fmt.Errorf("encode: %w", err)
 		}
-		written, err := s.write(ctx, key, encoded, revision)
-		if err == nil {
-			s.learn(key, versioned{value: encoded, revision: written, decoded: value})
+		v := versioned{value: encoded, decoded: value}
+		s.mu.Lock()
+		s.writing[key] = v
+		s.mu.Unlock()
+		if v.revision, err = s.write(ctx, key, encoded, revision); err == nil {
+			s.learn(key, v)
 			return nil
 		}
 		if errors.Is(err, jetstream.ErrNoStreamResponse) || errors.Is(err, nats.ErrNoResponders) {
@@ -230,9 +234,13 @@ func knownAs[T any](s *slots, key string) (T, uint64, error) {
 func (s *slots) learn(key string, v versioned) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if v.revision > s.known[key].revision {
-		s.known[key] = v
+	if v.revision <= s.known[key].revision {
+		return
 	}
+	if own := s.writing[key]; v.decoded == nil && own.decoded != nil && bytes.Equal(v.value, own.value) {
+		v.decoded = own.decoded
+	}
+	s.known[key] = v
 }
 
 // decodeKnown reads a value; the zero value where there is none.
