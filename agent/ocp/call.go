@@ -224,7 +224,7 @@ func codeOf(a answer, err error) string {
 // judge reads a whole answer, and adds to a failure what the body cannot tell.
 func (c *Client) judge(call call, req *http.Request, a answer) (Envelope, error) {
 	envelope, err := DecodeEnvelope(a.status, a.body)
-	c.setClock(a.header, envelope.Timestamp)
+	c.setClock(a.header, envelope.Timestamp, err == nil)
 	if call.plain && a.status/100 == 2 {
 		return Envelope{Data: a.body, status: a.status}, nil
 	}
@@ -243,10 +243,16 @@ func (c *Client) judge(call call, req *http.Request, a answer) (Envelope, error)
 	return envelope, failure
 }
 
-// setClock prefers the envelope's time, of the clock that stamps tasks, to the Date
-// header, which has whole seconds and may be a gateway's.
-func (c *Client) setClock(header http.Header, stamp time.Time) {
-	if stamp.IsZero() {
+// setClock goes by the time in good answers' envelopes, of the clock that stamps tasks.
+// Before it has seen one it takes what there is: the Date header has whole seconds and may be
+// a gateway's, as may be all of an answer that is not good.
+func (c *Client) setClock(header http.Header, stamp time.Time, good bool) {
+	switch {
+	case good && !stamp.IsZero():
+		c.stamped.Store(true)
+	case c.stamped.Load():
+		return
+	case stamp.IsZero():
 		stamp, _ = http.ParseTime(header.Get("Date"))
 	}
 	// A clock that is days off is no clock, but a constant somewhere in between.

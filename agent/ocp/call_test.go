@@ -493,6 +493,33 @@ func TestClockOffset(t *testing.T) {
 	}
 }
 
+// A gateway's clock is not OCP's, by which its own tasks are known.
+func TestTheClockIsNotAGatewaysOnceOCPHasToldIt(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2021, 3, 2, 8, 0, 0, 0, time.UTC)
+	client := newClient(t, "http://ocp.test", func(c *Config) { c.Now = func() time.Time { return now } })
+	var answer *http.Response
+	client.posts.Transport = roundTrip(func(*http.Request) (*http.Response, error) { return answer, nil })
+	for _, a := range []struct {
+		status int
+		body   string
+		want   time.Duration
+	}{
+		{http.StatusBadGateway, "<html>", 9 * time.Second}, // nobody else has said anything
+		{http.StatusOK, `{"timestamp":"2021-03-02T16:00:01+08:00","data":{"id":1}}`, time.Second},
+		{http.StatusBadGateway, "<html>", time.Second},
+		{http.StatusBadGateway, `{"timestamp":"2021-03-02T08:00:07Z","status":502}`, time.Second},
+		{http.StatusOK, `{"timestamp":"2021-03-02T16:00:02+08:00","data":{"id":1}}`, 2 * time.Second},
+	} {
+		answer = response(a.status, a.body)
+		answer.Header.Set("Date", "Tue, 02 Mar 2021 08:00:09 GMT")
+		_, _ = client.Operate(t.Context(), Stop, 1, 2, Params{}, RequestID{})
+		if got := client.ClockOffset(); got != a.want {
+			t.Errorf("%d %s: got %s, want %s", a.status, a.body, got, a.want)
+		}
+	}
+}
+
 func TestRetryAfter(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2021, 3, 2, 8, 0, 0, 0, time.UTC)

@@ -79,6 +79,7 @@ type Client struct {
 	retried     func(endpoint string)
 	now         func() time.Time
 	offset      atomic.Int64 // OCP's clock minus ours, in nanoseconds
+	stamped     atomic.Bool  // that was told by OCP itself
 }
 
 // New checks the configuration and returns a client; it does not call OCP. Its error

@@ -52,7 +52,8 @@ func (e *wireError) UnmarshalJSON(data []byte) error {
 //
 //   - status 2xx with successful true, or without successful but with data: no error.
 //   - status 2xx with successful false: Refused. Status is then the envelope's status
-//     where that is an error, else the one that belongs to OCP's code, else 200.
+//     where that is an error, else the one that belongs to OCP's code, else 200; of
+//     500 and more it is Ambiguous.
 //   - any other status: by the status alone, 4xx Refused but for 408, 425, 429 and
 //     499; all others Ambiguous.
 //   - anything else: Ambiguous.

@@ -83,6 +83,10 @@ func list[T listed](ctx context.Context, c *Client, call call, paged bool, decod
 		}
 		read += len(p.entries)
 		fresh := entries[first:]
+		if !paged && !p.last(number, read, paged) { // it has pages after all, of a size that nobody asked for
+			paged, number, read, entries, seen = true, 0, 0, nil, map[any]bool{}
+			continue
+		}
 		if len(fresh) == 0 || p.last(number, read, paged) || past != nil && past(fresh) {
 			break
 		}

@@ -2,8 +2,10 @@ package ocp
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 	"reflect"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -82,6 +84,35 @@ func TestZonesWithoutServers(t *testing.T) {
 	}
 	if n := len(rec.got()); n != 2 {
 		t.Errorf("requests: got %d, want 2", n)
+	}
+}
+
+// Neither list has pages in the documentation: where one has them all the same, their
+// size is not the one that is asked for.
+func TestListsThatHavePagesAfterAllAreReadInFull(t *testing.T) {
+	t.Parallel()
+	const servers = 30
+	rec := serve(t, func(w http.ResponseWriter, r *http.Request, _ int) {
+		if !strings.HasSuffix(r.URL.Path, "/servers") {
+			reply(w, http.StatusOK, `{"data":[{"name":"z1"}]}`)
+			return
+		}
+		number, size := 1, 10
+		for name, value := range map[string]*int{"page": &number, "size": &size} {
+			if n, err := strconv.Atoi(r.URL.Query().Get(name)); err == nil {
+				*value = n
+			}
+		}
+		var entries []string
+		for id := (number-1)*size + 1; id <= min(servers, number*size); id++ {
+			entries = append(entries, fmt.Sprintf(`{"id":%d,"zoneName":"z1"}`, id))
+		}
+		reply(w, http.StatusOK, fmt.Sprintf(`{"data":{"contents":[%s],"page":{"totalElements":%d,"totalPages":%d}}}`,
+			strings.Join(entries, ","), servers, (servers+size-1)/size))
+	})
+	got, err := newClient(t, rec.URL).Zones(t.Context(), 9)
+	if err != nil || len(got) != 1 || len(got[0].Servers) != servers {
+		t.Errorf("got %+v, %v, want %d servers", got, err, servers)
 	}
 }
 
