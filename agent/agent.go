@@ -79,6 +79,7 @@ type Agent struct {
 	held    map[string]*held
 	waiting map[int64]map[*held]struct{} // those that wait or are about to, by cluster
 	early   map[int64]bool               // clusters in which one is decided on early
+	ahead   map[int64]bool               // clusters whose facts are being read ahead
 	parked  queue                        // by when they go on
 	alarm   *time.Timer                  // for the first of them
 	moved   queue                        // those under way, by when they last moved
@@ -142,7 +143,7 @@ func (p position) heldBack() bool {
 // New makes an agent; Run starts it.
 func New(c Config) *Agent {
 	a := &Agent{
-		Config: c, held: map[string]*held{}, waiting: map[int64]map[*held]struct{}{}, early: map[int64]bool{},
+		Config: c, held: map[string]*held{}, waiting: map[int64]map[*held]struct{}{}, early: map[int64]bool{}, ahead: map[int64]bool{},
 		active: places{free: maxActive}, looking: places{free: maxActive}, changed: make(chan struct{}, 1),
 		parked: queue{of: (*held).due, place: func(h *held) *int { return &h.in.parked }},
 		moved:  queue{of: func(h *held) time.Time { return h.position.moved }, place: func(h *held) *int { return &h.in.moved }},
@@ -301,9 +302,12 @@ func (a *Agent) deliver(work context.Context, id string, d delivery) {
 // work carries h on until there is nothing to be done before some later time, or
 // nothing that p is for.
 func (a *Agent) work(ctx context.Context, h *held, p *places) {
+	var seen uint64 // the news that h has gone on for already
 	for {
 		a.mu.Lock()
-		again := h.hurried || h.news != a.news.Load() // decided on what others, or people, have changed since
+		news := a.news.Load()
+		again := h.hurried || news != h.news && news != seen // decided on what others, or people, have changed since
+		seen = news
 		if h.hurried = false; again && h.do == Decide && h.position.state == events.Waiting {
 			h.at = time.Time{}
 		}

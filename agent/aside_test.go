@@ -162,6 +162,16 @@ func TestWhatIsSetAsideRestsWhileNATSIsAway(t *testing.T) {
 			t.Errorf("it does not wait for NATS, but is looked at %s", h.at)
 		}
 	}()
+	r.latest.SetPolicy(r.latest.policy.Load()) // is news, but cannot be decided by
+	deadline := time.Now().Add(testPatience)
+	for busy := true; busy; time.Sleep(time.Millisecond) {
+		r.latest.mu.Lock()
+		busy = h.busy || h.at.Before(time.Now())
+		r.latest.mu.Unlock()
+		if time.Now().After(deadline) {
+			t.Fatal("it is tried again and again")
+		}
+	}
 	r.startNATS(address)
 	for !r.nc.IsConnected() {
 		time.Sleep(time.Millisecond)

@@ -172,18 +172,22 @@ func (a *Agent) decideEarly(ctx context.Context, d delivery) func() *early {
 
 // readAhead has facts of a cluster read while the journal is read and written for a
 // request that seems to be the first of its key, in a cluster where nothing is under
-// way: it will most likely be decided by them.
+// way: it will most likely be decided by them. The caller holds a.mu.
 func (a *Agent) readAhead(work context.Context, d delivery) {
 	cluster := d.received.Request.ClusterID
 	if d.order != nil || d.received.Refusal != nil || d.again || a.leftAlone.Load() || time.Now().UnixNano() < a.aheadFrom.Load() {
 		return
 	}
-	if record := a.slots.record(cluster); len(record.Active) > 0 || len(record.Queue) > 0 {
+	if record := a.slots.record(cluster); len(record.Active) > 0 || len(record.Queue) > 0 || a.ahead[cluster] {
 		return
 	}
+	a.ahead[cluster] = true
 	a.running.Go(func() {
 		// What comes of it is in the cache, errors too.
 		_, _ = a.facts.of(work, cluster, func() uint64 { return a.slots.record(cluster).Generation }, true)
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		delete(a.ahead, cluster)
 	})
 }
 
@@ -221,6 +225,9 @@ func (a *Agent) settle(ctx context.Context, q *guard.Question, fresh, early bool
 			}
 			switch {
 			case op.Request.DryRun || decision.Verdict == "" || early && decision.Verdict != guard.Allow:
+				return false
+			case early && record.Holds(op.OperationID, 0): // another agent's, perhaps for another server: the journal is to say whose key it is
+				decision = guard.Decision{Verdict: guard.Wait}
 				return false
 			case decision.Verdict == guard.Allow && q.Reserves():
 				reserve = true
@@ -356,7 +363,7 @@ func (a *Agent) sweep(ctx context.Context) error {
 // says that it first saw it.
 func (a *Agent) sweepCluster(ctx context.Context, cluster int64, record guard.Record, unclaimed map[guard.Slot]time.Time) error {
 	for _, slot := range record.Active {
-		if time.Since(slot.Since) < sweepEvery || a.holds(slot.OperationID) {
+		if time.Since(slot.Since) < sweepEvery || a.holds(slot.OperationID, cluster) {
 			continue
 		}
 		first, seen := unclaimed[slot]
@@ -372,12 +379,13 @@ func (a *Agent) sweepCluster(ctx context.Context, cluster int64, record guard.Re
 			continue
 		}
 		delete(unclaimed, slot)
-		if !slot.Stale(last.Operation) {
+		stray := last.Operation.N == 0 || last.Operation.ClusterID != cluster // decided on early, but the key is another request's
+		if !stray && !slot.Stale(last.Operation) {
 			continue
 		}
 		a.Log.Warn("slot without a holder taken out", "operation_id", slot.OperationID, "cluster", cluster, "server", slot.ServerID, "state", last.Operation.State)
 		if err := a.slots.update(ctx, cluster, func(record *guard.Record) bool {
-			if last.Operation.N == 0 {
+			if stray {
 				return record.Drop(slot)
 			}
 			return record.Give(last.Operation, a.control.of(cluster).Revision, time.Now()) // what came of it counts
@@ -386,7 +394,7 @@ func (a *Agent) sweepCluster(ctx context.Context, cluster int64, record guard.Re
 		}
 	}
 	for _, ticket := range record.Queue[:min(len(record.Queue), sweepHead)] {
-		if a.holds(ticket.OperationID) {
+		if a.holds(ticket.OperationID, cluster) {
 			continue
 		}
 		last, err := a.journal.Last(ctx, ticket.OperationID)
@@ -403,10 +411,11 @@ func (a *Agent) sweepCluster(ctx context.Context, cluster int64, record guard.Re
 	return nil
 }
 
-// holds reports whether this agent has the operation in hand.
-func (a *Agent) holds(operationID string) bool {
+// holds reports whether this agent has the operation in hand, and it is about the cluster
+// or not known yet what it is about.
+func (a *Agent) holds(operationID string, cluster int64) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	h := a.held[operationID]
-	return h != nil && !h.owner.none()
+	return h != nil && !h.owner.none() && (h.position.cluster == cluster || h.position.cluster == 0)
 }

@@ -279,6 +279,50 @@ func TestASlotThatIsLeftOverIsTakenOut(t *testing.T) {
 	}
 }
 
+// A key that was used for two clusters at the same moment, with two agents: the one that
+// the journal does not have has decided on early all the same.
+func TestASlotInAnotherClusterIsTakenOutWhileItsOperationRuns(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, ocpsim.Config{})
+	r.fault("*:hang_subtask,subtask=Stop server")
+	r.agent()
+	r.stop("k", 1, 2)
+	r.awaitToken("k", events.Running)
+	bucket, err := r.js.KeyValue(t.Context(), events.ClusterBucket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := newSlots(r.js, bucket, nil).update(t.Context(), 2, func(record *guard.Record) bool {
+		return record.Take(guard.Slot{OperationID: events.OperationID("k"), ServerID: 9})
+	}); err != nil {
+		t.Fatal(err)
+	}
+	r.awaitRecord(2, func(record guard.Record) bool { return len(record.Active)+len(record.Recent) == 0 })
+	r.awaitRecord(1, func(record guard.Record) bool { return record.Holds(events.OperationID("k"), 0) })
+}
+
+// The same for two servers of one cluster: the slot stays whose it is until the journal
+// says whose the key is.
+func TestAnEarlyDecisionTakesNoSlotFromAnotherOfItsKey(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, ocpsim.Config{})
+	r.agent()
+	a, id := r.latest, events.OperationID("k")
+	if err := a.slots.update(t.Context(), 1, func(record *guard.Record) bool {
+		return record.Take(guard.Slot{OperationID: id, Kind: events.Stop, ServerID: 1, Since: time.Now()})
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for early, want := range map[bool]guard.Verdict{true: guard.Wait, false: guard.Allow} {
+		q := guard.Question{Policy: a.policy.Load(), Now: time.Now(), Operation: events.Operation{
+			OperationID: id, N: 1, Steps: 1, Kind: events.Stop, State: events.Accepted, ClusterID: 1, ServerID: 2, RequestSequence: 1, RequestedAt: time.Now()}}
+		decided, err := a.decideOn(t.Context(), &q, early)
+		if err != nil || decided.Verdict != want {
+			t.Errorf("early %v: got %s (%v), %v, want %s", early, decided.Verdict, decided.Reason, err, want)
+		}
+	}
+}
+
 // awaitRecord waits until the record of a cluster is as wanted.
 func (r *rig) awaitRecord(cluster int64, as func(guard.Record) bool) {
 	r.t.Helper()

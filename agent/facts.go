@@ -203,14 +203,19 @@ type shared[T any] struct {
 
 // get returns the value if it is good enough, else reads it anew.
 func (s *shared[T]) get(ctx context.Context, good func(value T, age time.Duration) bool, read func() (T, error)) (T, error) {
+	asked := time.Now()
 	s.reading.Lock()
 	defer s.reading.Unlock()
 	var none T
 	if !s.began.IsZero() {
-		if s.err == nil && good(s.value, time.Since(s.began)) {
+		age := time.Since(s.began)
+		if s.began.After(asked) { // while this one waited: as fresh as a reading of its own, however long that took
+			age = 0
+		}
+		if s.err == nil && good(s.value, age) {
 			return s.value, nil
 		}
-		if s.err != nil && time.Since(s.began) < factsFresh {
+		if s.err != nil && age < factsFresh {
 			return none, s.err
 		}
 		if rest := time.Until(s.began.Add(s.pause)); rest > 0 {

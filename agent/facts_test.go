@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -27,5 +29,27 @@ func TestFactsTooOldForAnyDecisionAreForgotten(t *testing.T) {
 	}
 	if f.clusters[1] != read || f.clusters[2] != fresh {
 		t.Error("facts that are being read, or good still, are forgotten")
+	}
+}
+
+// An OCP that needs longer to show a cluster than facts count as fresh: who asked before
+// a reading began has asked for that one.
+func TestOneReadingServesAllWhoWaitForItHoweverLongItTakes(t *testing.T) {
+	t.Parallel()
+	const askers, took = 40, 50 * time.Millisecond
+	var s shared[int]
+	var readings atomic.Int64
+	var all sync.WaitGroup
+	for range askers {
+		all.Go(func() {
+			_, _ = s.get(t.Context(), func(_ int, age time.Duration) bool { return age < took/10 }, func() (int, error) {
+				time.Sleep(took)
+				return int(readings.Add(1)), nil
+			})
+		})
+	}
+	all.Wait()
+	if n := readings.Load(); n > askers/2 {
+		t.Errorf("%d readings for %d who asked at the same time, want 2, and a few where the machine is busy", n, askers)
 	}
 }

@@ -25,6 +25,9 @@ const (
 	// operation, and orderRetry how often it is looked at meanwhile.
 	orderPatience = 10 * time.Second
 	orderRetry    = 500 * time.Millisecond
+	// cancelRetry is after how long an order to cancel goes on to the next agent, in search of
+	// the one that has the operation in hand: it is in a hurry.
+	cancelRetry = 50 * time.Millisecond
 	// duplicatesEvery is how often the journal is told of duplicates of an operation, by
 	// one agent: in a storm of them there must be room in it for what others do.
 	duplicatesEvery = time.Second
@@ -300,6 +303,12 @@ func (a *Agent) obey(ctx context.Context, h *held, d delivery) error {
 				return a.renew(ctx, h, d)
 			}
 			a.own(h, d.msg)
+		case events.Cancel:
+			if h.owner.none() && time.Since(d.order.At) < orderPatience {
+				// Who has the operation in hand would not notice for as long as it waits for the
+				// same. Later it is nobody's, or a dead agent's.
+				return d.msg.NakWithDelay(cancelRetry)
+			}
 		case events.Approve:
 			if h.owner.none() {
 				// Only who has the operation in hand may write into it.
@@ -341,10 +350,15 @@ func (a *Agent) renew(ctx context.Context, h *held, d delivery) error {
 	}
 	msg.Header[renewsHeader] = d.places()
 	_, err = a.JetStream.PublishMsg(ctx, msg, jetstream.WithExpectLastSequencePerSubject(d.order.Sequence))
-	if err != nil && !isConflict(err) {
+	if isConflict(err) {
+		// It was renewed, or a later order has come: that goes first. This one may yet turn out
+		// to own the operation.
+		return d.msg.NakWithDelay(orderRetry)
+	}
+	if err != nil {
 		return fmt.Errorf("renew the order to retry operation %s: %w", h.id, err)
 	}
-	a.logOf(h).Info("order was delivered before", "verb", d.order.Verb, "requested_by", d.order.RequestedBy, "renewed", err == nil)
+	a.logOf(h).Info("order was delivered before", "verb", d.order.Verb, "requested_by", d.order.RequestedBy, "renewed", true)
 	a.ackOrder(h, d)
 	return nil
 }

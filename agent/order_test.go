@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -136,11 +137,19 @@ func TestARetryIsRenewedOnce(t *testing.T) {
 	}
 	r.awaitToken("k", events.Succeeded)
 	r.awaitNoOpenRequests()
+	said, err := r.nc.SubscribeSync("nobody")
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, sequence := range []uint64{1, ack.Sequence} {
 		h := &held{id: op.OperationID, entry: &Entry{Operation: op}}
 		gone := delivery{msg: receipt{r.nc, "nobody"}, again: true, order: &Ordered{Order: events.OrderTo(events.Retry, op), Sequence: sequence, At: time.Now()}}
 		if err := a.renew(t.Context(), h, gone); err != nil {
 			t.Fatal(err)
+		}
+		// It may own the operation by what another agent makes of it: nobody takes it away.
+		if msg, err := said.NextMsg(testPatience); err != nil || !strings.HasPrefix(string(msg.Data), "-NAK") {
+			t.Errorf("message %d: got %v, %v, want it handed back", sequence, msg, err)
 		}
 	}
 	stream, err := r.js.Stream(t.Context(), events.RequestStream)
