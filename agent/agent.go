@@ -112,6 +112,7 @@ type held struct {
 	full     time.Time // when the task was last seen in full
 	failures int       // looks in a row that failed
 	refusals int       // looks in a row that OCP refused
+	refused  time.Time // the first of these
 	news     uint64    // what the latest decision knew
 	unmoved  bool      // the latest look found nothing new
 	grounds  *grounds  // of the latest decision; nil: it may be another the next moment

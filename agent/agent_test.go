@@ -409,6 +409,28 @@ func TestAnAnswerThatIsLostLeavesOneTask(t *testing.T) {
 	}
 }
 
+// Nor is what OCP says of something else.
+func TestAGatewaysNoIsNotOCPs(t *testing.T) {
+	t.Parallel()
+	for _, fault := range []string{
+		"zones_list:html,status=403,count=1", "zones_list:html,status=404,count=1",
+		"tasks_list:html,status=403,count=1", "tasks_list:status,status=400,count=1", "tasks_list:status,status=404,count=1",
+	} {
+		t.Run(fault, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, ocpsim.Config{Speed: 100})
+			r.fault(fault)
+			r.agent()
+			r.stop("k", 1, 2)
+			if all := r.awaitToken("k", events.Waiting); all[len(all)-1].Reason.Code != guard.CodeStaleTopology {
+				t.Errorf("waits for %+v, want %s", all[len(all)-1].Reason, guard.CodeStaleTopology)
+			}
+			r.awaitEnd("k", events.Succeeded)
+			r.wantPosts(1)
+		})
+	}
+}
+
 func TestARequestThatOCPRefusesFailsWithItsWords(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {

@@ -283,7 +283,7 @@ func withoutTopology(op events.Operation, err error, now time.Time) Decided {
 	case ocp.ClassOf(err) == ocp.Refused && notFound && fromOCP:
 		return Decided{Decision: guard.Decision{Verdict: guard.Reject, Rule: ruleTopology, Reason: events.Reason{
 			Code: guard.CodeNotFound, Message: fmt.Sprintf("OCP knows no cluster %d: %v", op.ClusterID, err)}}}
-	case e != nil && (e.Status == http.StatusUnauthorized || e.Status == http.StatusForbidden):
+	case forbidden(err):
 		failure := describe(CodeOCPRefused, err)
 		failure.Message = fmt.Sprintf("OCP does not show cluster %d to this user, nothing was sent: %v", op.ClusterID, err)
 		return Decided{Decision: guard.Decision{Verdict: Fail}, Error: &failure}

@@ -1,7 +1,9 @@
 package agent
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"sync"
@@ -117,8 +119,11 @@ func (f *facts) read(ctx context.Context, cluster int64, generation uint64) (gua
 	})
 	group.Go(func() (err error) {
 		read.Tasks, err = f.ocp.Tasks(ctx, ocp.TaskQuery{ClusterID: cluster, Status: []string{ocp.StatusRunning}, Decode: withoutSubtasks})
-		if ocp.ClassOf(err) == ocp.Refused { // a user without TASK_VIEWER
+		switch {
+		case forbidden(err): // a user without TASK_VIEWER
 			read.Tasks, read.TasksHidden, err = nil, true, nil
+		case ocp.ClassOf(err) == ocp.Refused: // says nothing about the cluster
+			err = errors.New("OCP does not list its tasks: " + err.Error())
 		}
 		if err == nil {
 			read.Tasks, err = f.inFull(ctx, read.Tasks)
@@ -157,6 +162,7 @@ func (f *facts) inFull(ctx context.Context, tasks []ocp.Task) ([]ocp.Task, error
 		switch {
 		case err == nil:
 			full.Subtasks = nil
+			full.ClusterID = cmp.Or(full.ClusterID, t.ClusterID) // not every full shape says it
 			tasks[i] = full
 		case ocp.ClassOf(err) != ocp.Refused: // gone meanwhile, or not for this user
 			return nil, err

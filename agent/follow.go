@@ -18,14 +18,16 @@ func (a *Agent) look(ctx context.Context, h *held) Looked {
 	}
 	if err != nil {
 		h.failures++
-		h.refusals++
+		if h.refusals++; h.refusals == 1 {
+			h.refused = began
+		}
 		if ocp.ClassOf(err) != ocp.Refused {
 			h.refusals = 0
 		}
 		if ctx.Err() == nil {
 			a.logOf(h).Warn("look at OCP's task failed", "task", id, "in_a_row", h.failures, "error", err)
 		}
-		return Looked{Err: err, Failures: h.failures, Refusals: h.refusals}
+		return Looked{Err: err, Failures: h.failures, Refusals: h.refusals, Refused: time.Since(h.refused)}
 	}
 	h.failures, h.refusals = 0, 0
 	if !unmoved {

@@ -259,7 +259,7 @@ func (c *modelChecker) moves(w world, i int) []world {
 	case Look:
 		move(0, "sees the task", Looked{Task: w.task()}, nil)
 		move(1, "OCP does not answer", Looked{Err: lost(), Failures: 1}, nil)
-		move(1, "OCP refuses for good", Looked{Err: &ocp.Error{Class: ocp.Refused, Status: 403}, Refusals: refusalsUntilFailed}, nil)
+		move(1, "OCP refuses for good", Looked{Err: &ocp.Error{Class: ocp.Refused, Status: 403}, Refusals: refusalsUntilFailed, Refused: time.Hour}, nil)
 	case Finish:
 		n := w.then("agent %d acknowledges", i)
 		n.acked, n.agents[i] = true, modelAgent{}

@@ -130,6 +130,7 @@ type (
 		Err      error
 		Failures int           // looks in a row that failed, this one included
 		Refusals int           // looks in a row that OCP refused, this one included
+		Refused  time.Duration // for how long it has refused them
 		Since    time.Time     // from when the settle time of a retry counts; zero: from RetriedAt
 		Age      time.Duration // of the look, at most
 	}

@@ -151,7 +151,7 @@ func (s *scenario) input(t *testing.T, d *datadriven.TestData) Input {
 		if err != nil {
 			t.Fatal(err)
 		}
-		in := Looked{Task: s.task, Err: failure[word], Failures: failures, Refusals: failures}
+		in := Looked{Task: s.task, Err: failure[word], Failures: failures, Refusals: failures, Refused: time.Duration(failures) * 6 * time.Second}
 		if s.task.Status == ocp.StatusFailed {
 			in.Log = "INFO begin\nERROR observer does not stop"
 		}

@@ -57,7 +57,7 @@ func reconcile(op events.Operation, e Evidence) Finding {
 			possible = append(possible, t)
 		}
 	}
-	wanted, moving := wantedStatus(op.Kind, server.Status)
+	wanted, moving := wantedStatus(op, server)
 	switch {
 	case len(certain) > 0:
 		return found(certain)
@@ -88,19 +88,26 @@ func mayBe(op events.Operation, t ocp.Task, hostID int64) Match {
 }
 
 // startedSince reports whether a task may have been started by a call at the
-// moment called, by OCP's clock. What was over before is older in any case.
+// moment called, by OCP's clock. What was over before is older in any case; where OCP
+// tells whole seconds, a task that was over in the second of the call may be either.
 func startedSince(t ocp.Task, called time.Time) Match {
 	started := t.StartedAt
 	if started.IsZero() {
 		started = t.CreatedAt
 	}
+	over, latest := !t.FinishedAt.IsZero() && t.FinishedAt.Before(called), t.FinishedAt
+	if latest.Nanosecond() == 0 {
+		latest = latest.Add(time.Second - 1)
+	}
 	switch {
-	case !t.FinishedAt.IsZero() && t.FinishedAt.Before(called):
+	case over && latest.Before(called):
 		return No
 	case started.IsZero():
 		return Unknown
 	case started.Before(called.Add(-clockTolerance)):
 		return No
+	case over:
+		return Unknown
 	}
 	return Yes
 }
@@ -123,15 +130,19 @@ func taskIDs(tasks []ocp.Task) []int64 {
 	return ids
 }
 
-// wantedStatus reports whether a server's status is what an operation of the kind
-// ends with, or is on the way from one to another. The status of a running server
-// says nothing about a restart.
-func wantedStatus(kind events.Kind, status string) (wanted, moving bool) {
-	switch strings.ToUpper(status) {
-	case "STOPPED", "SERVICE_STOPPED", "PROCESS_STOPPED":
-		return kind == events.Stop, false
+// wantedStatus reports whether a server is as op leaves it, or on the way from one status
+// to another. What the guard does not take for done before a call (see stateFits) is not
+// done after it: it is halfway. The status of a running server says nothing about a restart.
+func wantedStatus(op events.Operation, server ocp.Server) (wanted, moving bool) {
+	switch strings.ToUpper(server.Status) {
+	case "STOPPED", "PROCESS_STOPPED":
+		return op.Kind == events.Stop, false
+	case "SERVICE_STOPPED":
+		stop, enough := op.Kind == events.Stop, op.Request.StopType == "STOP_SERVICE"
+		return stop && enough, stop && !enough
 	case "RUNNING":
-		return kind == events.Start, false
+		start, active := op.Kind == events.Start, server.InnerStatus == "" || strings.EqualFold(server.InnerStatus, "ACTIVE")
+		return start && active, start && !active
 	case "STOPPING", "STARTING", "RESTARTING", "OPERATING", "SERVICE_STOPPING", "PROCESS_STOPPING":
 		return false, true
 	}

@@ -71,20 +71,52 @@ func TestOnlyTheWantedStatusIsAsGoodAsATask(t *testing.T) {
 	for _, test := range []struct {
 		kind           events.Kind
 		status         string
+		inner, asked   string // the database's view, and the type of stop
 		wanted, moving bool
 	}{
-		{events.Stop, "STOPPED", true, false},
-		{events.Stop, "service_stopped", true, false},
-		{events.Stop, "RUNNING", false, false},
-		{events.Start, "RUNNING", true, false},
-		{events.Start, "STOPPED", false, false},
-		{events.Restart, "RUNNING", false, false},
-		{events.Restart, "RESTARTING", false, true},
-		{events.Stop, "UNAVAILABLE", false, false},
-		{events.Stop, "", false, false},
+		{events.Stop, "STOPPED", "INACTIVE", "", true, false},
+		{events.Stop, "process_stopped", "", "", true, false},
+		{events.Stop, "service_stopped", "", "STOP_SERVICE", true, false},
+		{events.Stop, "service_stopped", "", "", false, true}, // it was so before the call, perhaps
+		{events.Restart, "SERVICE_STOPPED", "", "", false, false},
+		{events.Stop, "RUNNING", "", "", false, false},
+		{events.Start, "RUNNING", "", "", true, false},
+		{events.Start, "RUNNING", "active", "", true, false},
+		{events.Start, "RUNNING", "INACTIVE", "", false, true},
+		{events.Start, "STOPPED", "", "", false, false},
+		{events.Restart, "RUNNING", "", "", false, false},
+		{events.Restart, "RESTARTING", "", "", false, true},
+		{events.Stop, "UNAVAILABLE", "", "", false, false},
+		{events.Stop, "", "", "", false, false},
 	} {
-		if wanted, moving := wantedStatus(test.kind, test.status); wanted != test.wanted || moving != test.moving {
+		op := events.Operation{Kind: test.kind, Request: events.Request{StopType: test.asked}}
+		if wanted, moving := wantedStatus(op, ocp.Server{Status: test.status, InnerStatus: test.inner}); wanted != test.wanted || moving != test.moving {
 			t.Errorf("%s, server %q: wanted %v, moving %v; want %v, %v", test.kind, test.status, wanted, moving, test.wanted, test.moving)
+		}
+	}
+}
+
+// OCP may tell the ends of tasks in whole seconds, and one may be over within that of the call.
+func TestATaskThatWasOverInTheSecondOfTheCallMayBeTheCalls(t *testing.T) {
+	t.Parallel()
+	called := time.Date(2026, 11, 24, 22, 0, 11, int(300*time.Millisecond), time.UTC)
+	at := func(second int, rest time.Duration) time.Time {
+		return time.Date(2026, 11, 24, 22, 0, second, int(rest), time.UTC)
+	}
+	for _, test := range []struct {
+		started, finished time.Time
+		want              Match
+	}{
+		{at(11, 0), at(11, 0), Unknown},
+		{time.Time{}, at(11, 0), Unknown},
+		{at(10, 0), at(10, 0), No},
+		{at(11, 0), at(11, 200*time.Millisecond), No}, // OCP tells fractions: it was over before
+		{at(11, 350*time.Millisecond), at(11, 900*time.Millisecond), Yes},
+		{at(5, 0), at(11, 0), No},
+		{at(11, 0), at(12, 0), Yes},
+	} {
+		if got := startedSince(ocp.Task{StartedAt: test.started, FinishedAt: test.finished}, called); got != test.want {
+			t.Errorf("from %s to %s: got %v, want %v", test.started, test.finished, got, test.want)
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"time"
 
 	"obwarden/agent/guard"
@@ -94,6 +95,12 @@ func (a *Agent) find(ctx context.Context, op events.Operation) Finding {
 
 // errNoZones is an answer that cannot be: every cluster has zones.
 var errNoZones = errors.New("OCP shows no zones of the cluster")
+
+// forbidden reports whether OCP itself, and no gateway before it, said that this user may not.
+func forbidden(err error) bool {
+	e, ok := asOCPError(err)
+	return ok && e.Class == ocp.Refused && e.Err == nil && (e.Status == http.StatusUnauthorized || e.Status == http.StatusForbidden)
+}
 
 func asOCPError(err error) (*ocp.Error, bool) {
 	var e *ocp.Error

@@ -53,7 +53,7 @@ func (m Machine) spacing(moved, now time.Time) time.Duration {
 }
 
 func (m Machine) lookFailed(op events.Operation, in Looked, now time.Time) Effects {
-	if ocp.ClassOf(in.Err) == ocp.Refused && in.Refusals >= refusalsUntilFailed {
+	if ocp.ClassOf(in.Err) == ocp.Refused && in.Refusals >= refusalsUntilFailed && in.Refused >= m.Settle {
 		e := describe(CodeOutcomeUnknown, in.Err)
 		e.Message = fmt.Sprintf("OCP took the %s as task %d, but does not show it: %s; does the user have TASK_VIEWER? Look at the task in OCP", op.Kind, op.Task.ID, e.Message)
 		return m.failed(op, e, now)

@@ -159,6 +159,7 @@ func (c *Client) attempt(ctx context.Context, via *http.Client, call call) (Enve
 		failure.Class = NotSent
 	}
 	failure.Status = answer.status
+	failure.Excerpt = c.excerpt(req, answer.body)
 	failure.RetryAfter = retryAfter(answer.header, c.now())
 	return Envelope{}, failure
 }
@@ -236,11 +237,15 @@ func (c *Client) judge(call call, req *http.Request, a answer) (Envelope, error)
 	failure.RetryAfter = retryAfter(a.header, c.now())
 	failure.Message = c.credentials.redact(req, failure.Message)
 	if failure.Excerpt != "" {
-		// Again from the body: the cut may have left part of a secret.
-		start := string(a.body[:min(len(a.body), 16*maxExcerptBytes)])
-		failure.Excerpt = printable(c.credentials.redact(req, start), maxExcerptBytes)
+		failure.Excerpt = c.excerpt(req, a.body) // again from the body: the cut may have left part of a secret
 	}
 	return envelope, failure
+}
+
+// excerpt is the beginning of a body, without secrets of the request.
+func (c *Client) excerpt(req *http.Request, body []byte) string {
+	start := string(body[:min(len(body), 16*maxExcerptBytes)])
+	return printable(c.credentials.redact(req, start), maxExcerptBytes)
 }
 
 // setClock goes by the time in good answers' envelopes, of the clock that stamps tasks.

@@ -25,6 +25,7 @@ const (
 	maxExcerptBytes = 200
 	maxMessageBytes = 1000
 	maxTraceBytes   = 64
+	maxNameBytes    = 256
 )
 
 // Class says what a failed request can have done. Its zero value is the careful one.
@@ -146,4 +147,12 @@ func printable(text string, limit int) string {
 		b.WriteRune(r)
 	}
 	return b.String()
+}
+
+// short is a name as it is, but for one so long that no event could carry it.
+func short(name text) string {
+	if len(name) <= maxNameBytes {
+		return string(name)
+	}
+	return printable(string(name), maxNameBytes)
 }

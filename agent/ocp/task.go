@@ -161,7 +161,7 @@ func DecodeTask(data []byte) (Task, error) {
 	}
 	return Task{
 		ID:               int64(wire.ID),
-		Name:             string(wire.Name),
+		Name:             short(wire.Name),
 		Status:           string(wire.Status),
 		Operation:        string(wire.Operation),
 		Type:             string(wire.Type),
@@ -252,8 +252,8 @@ func (w *wireSubtask) subtask() Subtask {
 	}
 	return Subtask{
 		ID:          int64(w.ID),
-		Name:        string(w.Name),
-		Description: string(w.Description),
+		Name:        short(w.Name),
+		Description: short(w.Description),
 		Status:      string(w.Status),
 		Operation:   string(w.Operation),
 		Upstreams:   ids(w.Upstreams, w.Upstream),

@@ -165,10 +165,18 @@ func (c *checks) alertmanager(ctx context.Context, config Config) {
 
 func (c *checks) ocp(ctx context.Context, config Config, client *ocp.Client) {
 	reachable := "is OBWARDEN_OCP_URL right? With https: OBWARDEN_OCP_CA_FILE?"
-	if err := client.Status(ctx); ocp.ClassOf(err) != ocp.Refused || err == nil {
-		if !c.tried("OCP", err, "answers at "+config.OCPURL, reachable) {
-			return
+	defer func() { // also where it is what the rest suffers from
+		if offset := client.ClockOffset(); offset.Abs() > time.Minute {
+			fmt.Fprintln(c.stdout, c.style.render(line{{"! ", yellow}, {"clock", bold}, {fmt.Sprintf(": OCP's is %s ahead of this host's (negative: behind); signatures allow 15 minutes", offset.Round(time.Second)), ""}}))
 		}
+	}()
+	err := client.Status(ctx)
+	switch failure, _ := errors.AsType[*ocp.Error](err); {
+	case failure != nil && failure.Class == ocp.Refused && failure.Status/100 != 2: // not every OCP lets every user ask
+	case failure != nil && failure.Class == ocp.Refused:
+		c.tried("OCP", err, "", "OCP says itself that it is not well; /api/status?includeUnavailableComponent=true names what is not")
+	case !c.tried("OCP", err, "answers at "+config.OCPURL, reachable):
+		return
 	}
 	clusters, err := client.Clusters(ctx)
 	if !c.tried("OCP user", err, fmt.Sprintf("may see %d clusters", len(clusters)), "set OBWARDEN_OCP_USERNAME and OBWARDEN_OCP_PASSWORD, or OBWARDEN_OCP_ACCESS_KEY and OBWARDEN_OCP_SECRET_KEY; with keys, this host's clock must be right") {
@@ -184,7 +192,4 @@ func (c *checks) ocp(ctx context.Context, config Config, client *ocp.Client) {
 	}
 	_, err = client.Tasks(ctx, ocp.TaskQuery{Since: time.Now()})
 	c.tried("OCP tasks", err, "may be seen", "give the user TASK_VIEWER: without it no operation can be followed")
-	if offset := client.ClockOffset(); offset.Abs() > time.Minute {
-		fmt.Fprintln(c.stdout, c.style.render(line{{"! ", yellow}, {"clock", bold}, {fmt.Sprintf(": OCP's is %s ahead of this host's (negative: behind); signatures allow 15 minutes", offset.Round(time.Second)), ""}}))
-	}
 }

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
@@ -706,6 +708,28 @@ func TestEmbeddedURL(t *testing.T) {
 	} {
 		if got := embeddedURL(listen); got != want {
 			t.Errorf("listen %s: got %s, want %s", listen, got, want)
+		}
+	}
+}
+
+// What is wrong with OCP is said also where the rest cannot be asked for, or is fine.
+func TestCheckConnectionSaysThatOCPIsNotWellAndHowLateItIs(t *testing.T) {
+	t.Parallel()
+	unwell := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Date", time.Now().Add(-20*time.Minute).UTC().Format(http.TimeFormat))
+		if r.URL.Path == "/api/status" {
+			fmt.Fprint(w, "bad")
+			return
+		}
+		w.WriteHeader(http.StatusUnauthorized)
+	}))
+	t.Cleanup(unwell.Close)
+	stdout, stderr, code := command(t, map[string]string{
+		"OBWARDEN_OCP_URL": unwell.URL, "OBWARDEN_OCP_ACCESS_KEY": "key", "OBWARDEN_OCP_SECRET_KEY": "secret", "OBWARDEN_NATS_URL": "nats://127.0.0.1:1",
+	}, "check", "connection")
+	for _, want := range []string{"OCP says itself that it is not well", "OCP user", "clock: OCP's is -20m"} {
+		if code == 0 || !strings.Contains(stdout, want) {
+			t.Errorf("exit code %d, want one and %q in\n%s%s", code, want, stdout, stderr)
 		}
 	}
 }
