@@ -11,9 +11,9 @@ import (
 const (
 	memoryInterval = 5 * time.Second // between looks at the memory in use
 	// largeHeap is what must be alive for it to be worth while to collect garbage sooner:
-	// at half of what is alive, and not at all of it. Below, processor time counts for more.
+	// at a third of what is alive, and not at all of it. Below, processor time counts for more.
 	largeHeap        = 32 << 20
-	largeHeapPercent = 50
+	largeHeapPercent = 30
 	// largeFree is what must lie idle for it to be given back at once, and so must half
 	// of what is alive: Go by itself takes minutes over what a start leaves behind.
 	largeFree = 32 << 20

@@ -12,9 +12,9 @@ func TestMemoryIsInProportionToWhatIsAlive(t *testing.T) {
 	}{
 		{8 * mib, 2 * mib, 100, false},
 		{8 * mib, 33 * mib, 100, true},
-		{64 * mib, 32 * mib, 50, false},
-		{64 * mib, 33 * mib, 50, true},
-		{600 * mib, 190 * mib, 50, false},
+		{64 * mib, 32 * mib, 30, false},
+		{64 * mib, 33 * mib, 30, true},
+		{600 * mib, 190 * mib, 30, false},
 	} {
 		if percent, giveBack := memoryFor(tt.live, tt.free); percent != tt.percent || giveBack != tt.giveBack {
 			t.Errorf("%d MiB alive, %d MiB free: got %d %% and %v, want %d %% and %v", tt.live/mib, tt.free/mib, percent, giveBack, tt.percent, tt.giveBack)
