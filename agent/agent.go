@@ -308,9 +308,8 @@ func (a *Agent) work(ctx context.Context, h *held, p *places) {
 		a.mu.Lock()
 		news := a.news.Load()
 		again := h.hurried || news != h.news && news != seen // decided on what others, or people, have changed since
-		seen = news
 		if h.hurried = false; again && h.do == Decide && h.position.state == events.Waiting {
-			h.at = time.Time{}
+			h.at, seen = time.Time{}, news
 		}
 		admits := len(h.inbox) > 0 && !time.Now().Before(h.quiet) && h.do != Submit && h.do != RetryTask && ctx.Err() == nil // nothing comes between the intent and the call
 		done := !admits && (ctx.Err() != nil || a.closing || h.owner.none() || time.Now().Before(h.at))
