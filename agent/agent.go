@@ -414,7 +414,9 @@ func (a *Agent) step(ctx context.Context, h *held, in Input) error {
 		if errors.Is(err, ErrConflict) {
 			h.entry = &after // what went before the conflict is written
 			last, errLast := a.journal.Last(ctx, h.id)
-			if errLast == nil && h.entry.Sequence > 0 && Holds(h.entry.Operation, last.Operation) {
+			o, ordered := in.(Ordered)
+			again := !ordered || o.Verb != events.Retry // that is for the one event that it was given after
+			if again && errLast == nil && h.entry.Sequence > 0 && Holds(h.entry.Operation, last.Operation) {
 				h.entry = &last
 				continue
 			}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -35,8 +36,11 @@ const (
 	duplicatesKept = 256
 )
 
-// renewsHeader is of an order that an agent has put in the place of others: see renew.
-const renewsHeader = "Obwarden-Renews"
+// Headers of an order that an agent has put in the place of others: see renew.
+const (
+	renewsHeader = "Obwarden-Renews" // the places of these
+	afterHeader  = "Obwarden-After"  // the place of the event in the journal after which it is to be obeyed
+)
 
 // errStreamsGone ends an agent: what it works with was taken away under it.
 var errStreamsGone = fmt.Errorf("stream %s or its consumer %s was deleted; nothing is made anew behind your back: restart the agent to make them", events.RequestStream, events.Consumer)
@@ -48,6 +52,7 @@ type delivery struct {
 	again    bool     // it was delivered before
 	order    *Ordered // set: an order, and no request
 	renews   []string // places of the messages in whose place the order's was put
+	after    uint64   // the place in the journal after which the order is to be obeyed; 0: not yet
 	fallback string   // key by which the request is refused where its own belongs to another
 }
 
@@ -113,8 +118,9 @@ func (a *Agent) intakeOrder(work context.Context, msg jetstream.Msg) {
 		}
 		return
 	}
+	after, _ := strconv.ParseUint(msg.Headers().Get(afterHeader), 10, 64)
 	a.deliver(work, order.OperationID, delivery{
-		msg: a.receiptOf(msg), again: meta.NumDelivered > 1, renews: msg.Headers().Values(renewsHeader),
+		msg: a.receiptOf(msg), renews: msg.Headers().Values(renewsHeader), after: after,
 		order: &Ordered{Order: order, Sequence: meta.Sequence.Stream, At: meta.Timestamp.UTC()},
 	})
 }
@@ -299,7 +305,7 @@ func (a *Agent) obey(ctx context.Context, h *held, d delivery) error {
 	} else {
 		switch d.order.Verb {
 		case events.Retry:
-			if d.again {
+			if d.after != h.entry.Sequence || d.after == 0 {
 				return a.renew(ctx, h, d)
 			}
 			a.own(h, d.msg)
@@ -337,18 +343,20 @@ func (a *Agent) obey(ctx context.Context, h *held, d delivery) error {
 	return nil
 }
 
-// renew puts a new message in the place of a retry's that was delivered before. Whoever
-// had that may have refused it, and the acknowledgement, late on its way, would take the
-// operation out of everybody's hands that the message owns by then. JetStream lets it be
-// replaced once, and only while it is there and the last of its operation. The new one
-// says which it replaces: should these have been obeyed after all, it owns the operation
-// in their place.
+// renew puts a message in the place of a retry's that says after which event it is to be
+// obeyed. The one before may have been delivered to others too: whoever refused it has
+// acknowledged it, or is about to, and would take the operation out of everybody's hands
+// that it owns by then. The new one is refused only where the operation has gone on, and is
+// obeyed only where it has not. JetStream lets a message be replaced once, and only while it
+// is there and the last of its operation. The new one says which it replaces: should these
+// have been obeyed after all, it owns the operation in their place.
 func (a *Agent) renew(ctx context.Context, h *held, d delivery) error {
 	msg, err := d.order.Message()
 	if err != nil {
 		return err
 	}
 	msg.Header[renewsHeader] = d.places()
+	msg.Header.Set(afterHeader, strconv.FormatUint(h.entry.Sequence, 10))
 	_, err = a.JetStream.PublishMsg(ctx, msg, jetstream.WithExpectLastSequencePerSubject(d.order.Sequence))
 	if isConflict(err) {
 		// It was renewed, or a later order has come: that goes first. This one may yet turn out
@@ -358,7 +366,7 @@ func (a *Agent) renew(ctx context.Context, h *held, d delivery) error {
 	if err != nil {
 		return fmt.Errorf("renew the order to retry operation %s: %w", h.id, err)
 	}
-	a.logOf(h).Info("order was delivered before", "verb", d.order.Verb, "requested_by", d.order.RequestedBy, "renewed", true)
+	a.logOf(h).Debug("order renewed", "verb", d.order.Verb, "requested_by", d.order.RequestedBy)
 	a.ackOrder(h, d)
 	return nil
 }

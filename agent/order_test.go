@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -143,7 +144,7 @@ func TestARetryIsRenewedOnce(t *testing.T) {
 	}
 	for _, sequence := range []uint64{1, ack.Sequence} {
 		h := &held{id: op.OperationID, entry: &Entry{Operation: op}}
-		gone := delivery{msg: receipt{r.nc, "nobody"}, again: true, order: &Ordered{Order: events.OrderTo(events.Retry, op), Sequence: sequence, At: time.Now()}}
+		gone := delivery{msg: receipt{r.nc, "nobody"}, order: &Ordered{Order: events.OrderTo(events.Retry, op), Sequence: sequence, At: time.Now()}}
 		if err := a.renew(t.Context(), h, gone); err != nil {
 			t.Fatal(err)
 		}
@@ -156,9 +157,88 @@ func TestARetryIsRenewedOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if last := stream.CachedInfo().State.LastSeq; last != ack.Sequence {
-		t.Errorf("the request stream has come to message %d, want %d, the order itself", last, ack.Sequence)
+	if last := stream.CachedInfo().State.LastSeq; last != ack.Sequence+1 {
+		t.Errorf("the request stream has come to message %d, want %d, the one in the order's place", last, ack.Sequence+1)
 	}
+}
+
+// An agent that stood still has a retry in its hands that another has refused meanwhile, and
+// that is gone: obeyed now, the operation would be nobody's with the agent's end (found by
+// the chaos run).
+func TestARetryThatIsGoneIsNotObeyed(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, ocpsim.Config{Speed: 20})
+	_, order := r.retryForNobody()
+	if err := order.DoubleAck(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	r.wantNotObeyed(order, nil)
+}
+
+// The message in its place is for one event of the operation: not for a later failure that
+// the agent has not seen yet, and that others have refused it for.
+func TestARetryIsObeyedAfterTheEventThatItWasGivenForAlone(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, ocpsim.Config{Speed: 20})
+	failed, order := r.retryForNobody()
+	known, err := Journal{stream: r.journalStream()}.Last(t.Context(), failed.OperationID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	op := failed
+	for _, token := range []events.State{events.Running, events.Failed} { // another order's
+		msg, err := r.machine.event(&op, token, time.Now())[0].Message()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.js.PublishMsg(t.Context(), msg); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := order.DoubleAck(t.Context()); err != nil { // nobody else gets it meanwhile
+		t.Fatal(err)
+	}
+	r.wantNotObeyed(order, &known)
+}
+
+// wantNotObeyed gives an order to an agent that knows the operation as it was at known, by
+// a message for that event; known nil: as it is, by the message itself.
+func (r *rig) wantNotObeyed(order jetstream.Msg, known *Entry) {
+	r.t.Helper()
+	o, err := events.DecodeOrder(order.Subject(), order.Data())
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	meta, err := order.Metadata()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.agent()
+	a := r.latest
+	before, err := a.journal.Last(r.t.Context(), o.OperationID)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	d := delivery{msg: a.receiptOf(order), order: &Ordered{Order: o, Sequence: meta.Sequence.Stream, At: meta.Timestamp.UTC()}}
+	h := &held{id: o.OperationID, entry: &before}
+	if known != nil {
+		h.entry, d.after = known, known.Sequence
+	}
+	if err := a.obey(r.t.Context(), h, d); err != nil && !errors.Is(err, ErrConflict) {
+		r.t.Fatal(err)
+	}
+	if after, err := a.journal.Last(r.t.Context(), o.OperationID); err != nil || after.Sequence != before.Sequence {
+		r.t.Errorf("it is obeyed: event %d, %s (%v)", after.Operation.N, after.Operation.State, err)
+	}
+}
+
+func (r *rig) journalStream() jetstream.Stream {
+	r.t.Helper()
+	stream, err := r.js.Stream(r.t.Context(), events.OperationStream)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return stream
 }
 
 // A retry's message that comes again although a later one has taken its place must

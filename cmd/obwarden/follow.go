@@ -156,7 +156,8 @@ func closed(ctx context.Context) error {
 // event takes the target's next event.
 func (f *follower) event(m message) {
 	f.last = m.Operation
-	if m.RequestSequence == f.request || m.Token == events.Duplicate && m.sequence > f.before {
+	// An order to retry has got a later message by the time that it is obeyed.
+	if f.request > 0 && m.RequestSequence >= f.request || m.Token == events.Duplicate && m.sequence > f.before {
 		f.answered = true
 	}
 	f.show(m)
