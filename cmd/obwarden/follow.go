@@ -155,9 +155,11 @@ func closed(ctx context.Context) error {
 
 // event takes the target's next event.
 func (f *follower) event(m message) {
+	before := f.last
 	f.last = m.Operation
 	// An order to retry has got a later message by the time that it is obeyed.
-	if f.request > 0 && m.RequestSequence >= f.request || m.Token == events.Duplicate && m.sequence > f.before {
+	retried := before.N > 0 && before.RequestSequence < f.request && f.request < m.RequestSequence
+	if retried || m.RequestSequence == f.request || m.Token == events.Duplicate && m.sequence > f.before {
 		f.answered = true
 	}
 	f.show(m)
