@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"obwarden/agent/guard"
-	"obwarden/agent/ocp"
 	"obwarden/events"
 	"obwarden/metrics"
 )
@@ -276,11 +275,8 @@ func apply(record *guard.Record, q *guard.Question, d guard.Decision) bool {
 
 // withoutTopology is the word where OCP does not show the cluster.
 func withoutTopology(op events.Operation, err error, now time.Time) Decided {
-	e, _ := asOCPError(err)
-	fromOCP := e != nil && e.Err == nil // not from a gateway that knows no such path
-	notFound := e != nil && e.Status == http.StatusNotFound
 	switch {
-	case ocp.ClassOf(err) == ocp.Refused && notFound && fromOCP:
+	case refusedWith(err, http.StatusNotFound): // and not by a gateway that knows no such path
 		return Decided{Decision: guard.Decision{Verdict: guard.Reject, Rule: ruleTopology, Reason: events.Reason{
 			Code: guard.CodeNotFound, Message: fmt.Sprintf("OCP knows no cluster %d: %v", op.ClusterID, err)}}}
 	case forbidden(err):

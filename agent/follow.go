@@ -18,11 +18,10 @@ func (a *Agent) look(ctx context.Context, h *held) Looked {
 	}
 	if err != nil {
 		h.failures++
-		if h.refusals++; h.refusals == 1 {
-			h.refused = began
-		}
 		if ocp.ClassOf(err) != ocp.Refused {
 			h.refusals = 0
+		} else if h.refusals++; h.refusals == 1 {
+			h.refused = began
 		}
 		if ctx.Err() == nil {
 			a.logOf(h).Warn("look at OCP's task failed", "task", id, "in_a_row", h.failures, "error", err)

@@ -305,7 +305,7 @@ func (a *Agent) obey(ctx context.Context, h *held, d delivery) error {
 	} else {
 		switch d.order.Verb {
 		case events.Retry:
-			if d.after != h.entry.Sequence || d.after == 0 {
+			if d.after != h.entry.Sequence {
 				return a.renew(ctx, h, d)
 			}
 			a.own(h, d.msg)

@@ -181,7 +181,7 @@ func TestARetryIsObeyedAfterTheEventThatItWasGivenForAlone(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, ocpsim.Config{Speed: 20})
 	failed, order := r.retryForNobody()
-	known, err := Journal{stream: r.journalStream()}.Last(t.Context(), failed.OperationID)
+	known, err := r.latest.journal.Last(t.Context(), failed.OperationID)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -230,15 +230,6 @@ func (r *rig) wantNotObeyed(order jetstream.Msg, known *Entry) {
 	if after, err := a.journal.Last(r.t.Context(), o.OperationID); err != nil || after.Sequence != before.Sequence {
 		r.t.Errorf("it is obeyed: event %d, %s (%v)", after.Operation.N, after.Operation.State, err)
 	}
-}
-
-func (r *rig) journalStream() jetstream.Stream {
-	r.t.Helper()
-	stream, err := r.js.Stream(r.t.Context(), events.OperationStream)
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	return stream
 }
 
 // A retry's message that comes again although a later one has taken its place must

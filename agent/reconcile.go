@@ -131,18 +131,18 @@ func taskIDs(tasks []ocp.Task) []int64 {
 }
 
 // wantedStatus reports whether a server is as op leaves it, or on the way from one status
-// to another. What the guard does not take for done before a call (see stateFits) is not
-// done after it: it is halfway. The status of a running server says nothing about a restart.
+// to another. What the guard does not take for done before a call is not done after it
+// either: it is halfway.
 func wantedStatus(op events.Operation, server ocp.Server) (wanted, moving bool) {
-	switch strings.ToUpper(server.Status) {
-	case "STOPPED", "PROCESS_STOPPED":
-		return op.Kind == events.Stop, false
+	server.Status, server.InnerStatus = strings.ToUpper(server.Status), strings.ToUpper(server.InnerStatus)
+	if guard.Fulfilled(op, server) {
+		return true, false
+	}
+	switch server.Status {
 	case "SERVICE_STOPPED":
-		stop, enough := op.Kind == events.Stop, op.Request.StopType == "STOP_SERVICE"
-		return stop && enough, stop && !enough
+		return false, op.Kind == events.Stop
 	case "RUNNING":
-		start, active := op.Kind == events.Start, server.InnerStatus == "" || strings.EqualFold(server.InnerStatus, "ACTIVE")
-		return start && active, start && !active
+		return false, op.Kind == events.Start
 	case "STOPPING", "STARTING", "RESTARTING", "OPERATING", "SERVICE_STOPPING", "PROCESS_STOPPING":
 		return false, true
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	"obwarden/agent/guard"
@@ -96,10 +97,16 @@ func (a *Agent) find(ctx context.Context, op events.Operation) Finding {
 // errNoZones is an answer that cannot be: every cluster has zones.
 var errNoZones = errors.New("OCP shows no zones of the cluster")
 
-// forbidden reports whether OCP itself, and no gateway before it, said that this user may not.
+// forbidden reports whether OCP said that this user may not.
 func forbidden(err error) bool {
+	return refusedWith(err, http.StatusUnauthorized, http.StatusForbidden)
+}
+
+// refusedWith reports whether OCP itself, and no gateway before it, refused with one of
+// the statuses.
+func refusedWith(err error, statuses ...int) bool {
 	e, ok := asOCPError(err)
-	return ok && e.Class == ocp.Refused && e.Err == nil && (e.Status == http.StatusUnauthorized || e.Status == http.StatusForbidden)
+	return ok && e.Class == ocp.Refused && e.Err == nil && slices.Contains(statuses, e.Status)
 }
 
 func asOCPError(err error) (*ocp.Error, bool) {

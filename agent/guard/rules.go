@@ -318,14 +318,26 @@ func stateFits(v *view) Decision {
 	switch {
 	case status == "CREATING" || status == "DELETING" || status == "DELETED":
 		return v.reject(CodeWrongState, "server %d is %s: there is nothing to %s", v.server.ID, status, kind)
-	case kind == events.Stop && stopped(status) && (status != "SERVICE_STOPPED" || v.Operation.Request.StopType == "STOP_SERVICE"):
+	case kind == events.Stop && Fulfilled(v.Operation, v.server):
 		return done(CodeAlreadyStopped)
-	case kind == events.Start && running(&v.server):
+	case kind == events.Start && Fulfilled(v.Operation, v.server):
 		return done(CodeAlreadyRunning)
 	case kind == events.Restart && stopped(status):
 		return v.reject(CodeWrongState, "server %d is %s: start it instead", v.server.ID, status)
 	}
 	return v.allow(func() string { return fmt.Sprintf("server %d is %s", v.server.ID, or(status, "in a state unknown")) })
+}
+
+// Fulfilled reports whether a server is as op is to leave it. One that runs says nothing
+// about a restart.
+func Fulfilled(op events.Operation, server ocp.Server) bool {
+	switch op.Kind {
+	case events.Stop:
+		return stopped(server.Status) && (server.Status != "SERVICE_STOPPED" || op.Request.StopType == "STOP_SERVICE")
+	case events.Start:
+		return running(&server)
+	}
+	return false
 }
 
 // moving reports whether a status of a server or zone is on the way to another.
