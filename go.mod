@@ -1,4 +1,4 @@
-module obwarden
+module github.com/obwarden/obwarden
 
 go 1.26.0
 

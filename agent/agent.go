@@ -21,11 +21,11 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
 
-	"obwarden/agent/alerts"
-	"obwarden/agent/guard"
-	"obwarden/agent/ocp"
-	"obwarden/events"
-	"obwarden/metrics"
+	"github.com/obwarden/obwarden/agent/alerts"
+	"github.com/obwarden/obwarden/agent/guard"
+	"github.com/obwarden/obwarden/agent/ocp"
+	"github.com/obwarden/obwarden/events"
+	"github.com/obwarden/obwarden/metrics"
 )
 
 const (
@@ -138,7 +138,7 @@ func (p position) undecided() bool { return p.state == events.Accepted || p.stat
 
 // heldBack: it waits for a person to let it go.
 func (p position) heldBack() bool {
-	return p.reason == guard.CodePaused || p.reason == guard.CodeFailing
+	return p.reason == events.CodePaused || p.reason == events.CodeFailing
 }
 
 // New makes an agent; Run starts it.

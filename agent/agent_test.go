@@ -19,11 +19,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"go.uber.org/goleak"
 
-	"obwarden/agent/guard"
-	"obwarden/agent/ocp"
-	"obwarden/agent/ocp/ocpsim"
-	"obwarden/events"
-	"obwarden/metrics"
+	"github.com/obwarden/obwarden/agent/guard"
+	"github.com/obwarden/obwarden/agent/ocp"
+	"github.com/obwarden/obwarden/agent/ocp/ocpsim"
+	"github.com/obwarden/obwarden/events"
+	"github.com/obwarden/obwarden/metrics"
 )
 
 func TestMain(m *testing.M) {
@@ -422,8 +422,8 @@ func TestAGatewaysNoIsNotOCPs(t *testing.T) {
 			r.fault(fault)
 			r.agent()
 			r.stop("k", 1, 2)
-			if all := r.awaitToken("k", events.Waiting); all[len(all)-1].Reason.Code != guard.CodeStaleTopology {
-				t.Errorf("waits for %+v, want %s", all[len(all)-1].Reason, guard.CodeStaleTopology)
+			if all := r.awaitToken("k", events.Waiting); all[len(all)-1].Reason.Code != events.CodeStaleTopology {
+				t.Errorf("waits for %+v, want %s", all[len(all)-1].Reason, events.CodeStaleTopology)
 			}
 			r.awaitEnd("k", events.Succeeded)
 			r.wantPosts(1)
@@ -438,11 +438,11 @@ func TestARequestThatOCPRefusesFailsWithItsWords(t *testing.T) {
 		user              int
 		status            int
 	}{
-		{"read-only user", "", CodeOCPRefused, 1, 403},
-		{"conflict", "server_stop:status,status=409,count=1", CodeOCPRefused, 0, 409},
-		{"success that is none", "server_stop:not_successful,count=1", CodeOCPRefused, 0, 0},
-		{"no task viewer", "", CodeOutcomeUnknown, 2, 403},
-		{"topology refused", "zones_list:status,status=401", CodeOCPRefused, 0, 401},
+		{"read-only user", "", events.CodeOCPRefused, 1, 403},
+		{"conflict", "server_stop:status,status=409,count=1", events.CodeOCPRefused, 0, 409},
+		{"success that is none", "server_stop:not_successful,count=1", events.CodeOCPRefused, 0, 0},
+		{"no task viewer", "", events.CodeOutcomeUnknown, 2, 403},
+		{"topology refused", "zones_list:status,status=401", events.CodeOCPRefused, 0, 401},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -472,7 +472,7 @@ func TestAFailedSubtaskIsNamedWithTheEndOfItsLog(t *testing.T) {
 	r.agent()
 	r.stop("k", 1, 2)
 	op := r.awaitEnd("k", events.Failed)
-	if op.Error.Code != CodeSubtaskFailed || op.Error.Subtask != "Stop observer process" || !strings.Contains(op.Error.Log, "ERROR") {
+	if op.Error.Code != events.CodeSubtaskFailed || op.Error.Subtask != "Stop observer process" || !strings.Contains(op.Error.Log, "ERROR") {
 		t.Errorf("error %+v", op.Error)
 	}
 	r.awaitNoOpenRequests() // an event is counted right after it is in the journal
@@ -524,7 +524,7 @@ func TestBadRequestsAreRejectedAndTheNextGoodOneRuns(t *testing.T) {
 		sequence := r.publish(b.subject, b.body)
 		all := r.await("rejection of "+b.want, func(e events.Event) bool { return e.RequestSequence == sequence })
 		op := all[len(all)-1]
-		if op.State != events.Rejected || op.Reason.Code != CodeInvalidRequest || !strings.Contains(op.Reason.Message, b.want) {
+		if op.State != events.Rejected || op.Reason.Code != events.CodeInvalidRequest || !strings.Contains(op.Reason.Message, b.want) {
 			t.Errorf("%.80s on %s: %s %+v, want rejected with %q", b.body, b.subject, op.State, op.Reason, b.want)
 		}
 	}
@@ -547,8 +547,8 @@ func TestUnknownTargetsAreRejected(t *testing.T) {
 	r.stop("no cluster", 77, 2)
 	r.stop("no server", 1, 77)
 	for _, key := range []string{"no cluster", "no server"} {
-		if op := r.awaitEnd(key, events.Rejected); op.Reason.Code != guard.CodeNotFound {
-			t.Errorf("%s: %+v, want %s", key, op.Reason, guard.CodeNotFound)
+		if op := r.awaitEnd(key, events.Rejected); op.Reason.Code != events.CodeNotFound {
+			t.Errorf("%s: %+v, want %s", key, op.Reason, events.CodeNotFound)
 		}
 	}
 	r.wantPosts(0)
@@ -617,7 +617,7 @@ func TestAKeyUsedForOtherContentIsRejectedAndTheOperationStays(t *testing.T) {
 	r.awaitEnd("k", events.Succeeded)
 	sequence := r.publish("ob.server.stop.request", `{"idempotency_key":"k","cluster_id":1,"server_id":3}`)
 	all := r.await("rejection", func(e events.Event) bool { return e.RequestSequence == sequence })
-	if op := all[0]; op.State != events.Rejected || op.Reason.Code != CodeKeyReused || op.IdempotencyKey != "k" || op.OperationID == events.OperationID("k") {
+	if op := all[0]; op.State != events.Rejected || op.Reason.Code != events.CodeKeyReused || op.IdempotencyKey != "k" || op.OperationID == events.OperationID("k") {
 		t.Errorf("got %s %+v for key %s, operation %s", op.State, op.Reason, op.IdempotencyKey, op.OperationID)
 	}
 	r.wantPosts(1)
@@ -634,8 +634,8 @@ func TestTheKeyIsTheFirstThatIsThere(t *testing.T) {
 	r.publish("ob.server.stop.request", body, "ce-specversion", "1.0", "ce-id", "from event", "ce-source", "/x", "ce-type", "t")
 	r.publish("ob.server.stop.request.1.2", `{"specversion":"1.0","id":"from structured","source":"/x","type":"t","data":{"dry_run":true}}`, "content-type", "application/cloudevents+json")
 	for _, key := range []string{"from header", "from id", "from event", "from structured"} {
-		if op := r.awaitEnd(key, events.Succeeded); op.Reason.Code != CodeDryRun {
-			t.Errorf("%s: %+v, want %s", key, op.Reason, CodeDryRun)
+		if op := r.awaitEnd(key, events.Succeeded); op.Reason.Code != events.CodeDryRun {
+			t.Errorf("%s: %+v, want %s", key, op.Reason, events.CodeDryRun)
 		}
 	}
 	sequence := r.publish("ob.server.stop.request", body)
@@ -668,8 +668,8 @@ func TestOneOperationAClusterAtATime(t *testing.T) {
 			continue
 		}
 		waited := r.awaitToken(fmt.Sprint("k", server+1), events.Waiting)
-		if reason := waited[len(waited)-1].Reason; reason.Code != guard.CodeClusterBusy {
-			t.Errorf("waits for %+v, want %s", reason, guard.CodeClusterBusy)
+		if reason := waited[len(waited)-1].Reason; reason.Code != events.CodeClusterBusy {
+			t.Errorf("waits for %+v, want %s", reason, events.CodeClusterBusy)
 		}
 	}
 }
@@ -761,8 +761,8 @@ func TestOCPAwayMakesOperationsWait(t *testing.T) {
 	r.stop("k", 1, 2)
 	r.awaitEnd("k", events.Succeeded)
 	waited := r.awaitToken("k", events.Waiting)
-	if reason := waited[len(waited)-1].Reason; reason.Code != guard.CodeStaleTopology {
-		t.Errorf("waits for %+v, want %s", reason, guard.CodeStaleTopology)
+	if reason := waited[len(waited)-1].Reason; reason.Code != events.CodeStaleTopology {
+		t.Errorf("waits for %+v, want %s", reason, events.CodeStaleTopology)
 	}
 	r.wantPosts(1)
 }
@@ -793,7 +793,7 @@ func TestOperationsGoOnAsSoonAsOCPAnswers(t *testing.T) {
 			if e.Token != events.Waiting {
 				continue
 			}
-			if code := e.Reason.Code; code != guard.CodeStaleTopology && code != CodeOCPUnreachable {
+			if code := e.Reason.Code; code != events.CodeStaleTopology && code != events.CodeOCPUnreachable {
 				t.Errorf("k%d waits for %+v", i, e.Reason)
 			}
 			waited++
@@ -881,7 +881,7 @@ func TestWhatWaitsCanBeCancelledAndWhatRunsCannot(t *testing.T) {
 	r.order(events.Cancel, "waits", 3)
 	r.order(events.Cancel, "runs", 2)
 	r.order(events.Cancel, "nothing", 2)
-	if op := r.awaitEnd("waits", events.Cancelled); op.Reason.Code != CodeCancelled || !strings.Contains(op.Reason.Message, "me: because") {
+	if op := r.awaitEnd("waits", events.Cancelled); op.Reason.Code != events.CodeCancelled || !strings.Contains(op.Reason.Message, "me: because") {
 		t.Errorf("reason %+v", op.Reason)
 	}
 	r.awaitEnd("runs", events.Succeeded)

@@ -7,10 +7,10 @@ import (
 	"testing"
 	"time"
 
-	"obwarden/agent/guard"
-	"obwarden/agent/ocp"
-	"obwarden/agent/ocp/ocpsim"
-	"obwarden/events"
+	"github.com/obwarden/obwarden/agent/guard"
+	"github.com/obwarden/obwarden/agent/ocp"
+	"github.com/obwarden/obwarden/agent/ocp/ocpsim"
+	"github.com/obwarden/obwarden/events"
 )
 
 // awaitAside waits until the document of an operation is set aside.
@@ -184,7 +184,7 @@ func TestGroundsAreThoseOfWhatWasSaid(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
 	expires := now.Add(time.Hour)
-	reason := events.Reason{Code: guard.CodeClusterBusy, Message: "cluster 1 has 1 of 1", Position: 2, Until: now.Add(5 * time.Second)}
+	reason := events.Reason{Code: events.CodeClusterBusy, Message: "cluster 1 has 1 of 1", Position: 2, Until: now.Add(5 * time.Second)}
 	said := reason
 	said.Until = now
 	op := events.Operation{State: events.Waiting, Policy: "p", Reason: &said, Request: events.Request{ExpiresAt: expires}}
@@ -199,7 +199,7 @@ func TestGroundsAreThoseOfWhatWasSaid(t *testing.T) {
 	for name, change := range map[string]func(*Decided){
 		"another place in the queue": func(d *Decided) { d.Reason.Position = 1 },
 		"another message":            func(d *Decided) { d.Reason.Message = "cluster 1 has 2 of 1" },
-		"another code":               func(d *Decided) { d.Reason.Code = guard.CodeServerBusy },
+		"another code":               func(d *Decided) { d.Reason.Code = events.CodeServerBusy },
 		"another policy":             func(d *Decided) { d.Policy = "q" },
 		"what OCP shows":             func(d *Decided) { d.Rule = "cluster_in_ocp" },
 		"the time":                   func(d *Decided) { d.Rule = "cooldown" },

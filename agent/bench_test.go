@@ -13,8 +13,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"obwarden/agent/ocp/ocpsim"
-	"obwarden/events"
+	"github.com/obwarden/obwarden/agent/ocp/ocpsim"
+	"github.com/obwarden/obwarden/events"
 )
 
 // BenchmarkRequestToCall is the time from JetStream's acknowledgement of a request to

@@ -4,8 +4,8 @@ import (
 	"testing"
 	"time"
 
-	"obwarden/agent/ocp/ocpsim"
-	"obwarden/events"
+	"github.com/obwarden/obwarden/agent/ocp/ocpsim"
+	"github.com/obwarden/obwarden/events"
 )
 
 // TestATaskIsRecognisedWhateverOCPsClockSays has a call's answer lost after the same

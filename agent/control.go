@@ -7,8 +7,8 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"obwarden/agent/guard"
-	"obwarden/events"
+	"github.com/obwarden/obwarden/agent/guard"
+	"github.com/obwarden/obwarden/events"
 )
 
 // control is what people have paused, as this agent knows it by watching. All

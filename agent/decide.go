@@ -7,9 +7,9 @@ import (
 	"net/http"
 	"time"
 
-	"obwarden/agent/guard"
-	"obwarden/events"
-	"obwarden/metrics"
+	"github.com/obwarden/obwarden/agent/guard"
+	"github.com/obwarden/obwarden/events"
+	"github.com/obwarden/obwarden/metrics"
 )
 
 const (
@@ -82,7 +82,7 @@ func (a *Agent) decideInSilence(ctx context.Context, q *guard.Question, made gua
 	waits := func(r *events.Reason) Decided {
 		return Decided{Decision: guard.Decision{Verdict: guard.Wait, Reason: *r}}
 	}
-	if op.Reason != nil && op.Reason.Code == CodeAlertmanagerUnreachable {
+	if op.Reason != nil && op.Reason.Code == events.CodeAlertmanagerUnreachable {
 		if r := silence(ctx, a.Silencer, op, q.Now); r != nil {
 			return waits(r), ctx.Err()
 		}
@@ -278,14 +278,14 @@ func withoutTopology(op events.Operation, err error, now time.Time) Decided {
 	switch {
 	case refusedWith(err, http.StatusNotFound): // and not by a gateway that knows no such path
 		return Decided{Decision: guard.Decision{Verdict: guard.Reject, Rule: ruleTopology, Reason: events.Reason{
-			Code: guard.CodeNotFound, Message: fmt.Sprintf("OCP knows no cluster %d: %v", op.ClusterID, err)}}}
+			Code: events.CodeNotFound, Message: fmt.Sprintf("OCP knows no cluster %d: %v", op.ClusterID, err)}}}
 	case forbidden(err):
-		failure := describe(CodeOCPRefused, err)
+		failure := describe(events.CodeOCPRefused, err)
 		failure.Message = fmt.Sprintf("OCP does not show cluster %d to this user, nothing was sent: %v", op.ClusterID, err)
 		return Decided{Decision: guard.Decision{Verdict: Fail}, Error: &failure}
 	}
 	return Decided{Decision: guard.Decision{Verdict: guard.Wait, Rule: ruleTopology, Reason: events.Reason{
-		Code: guard.CodeStaleTopology, Message: fmt.Sprintf("cluster %d cannot be looked at: %v", op.ClusterID, err),
+		Code: events.CodeStaleTopology, Message: fmt.Sprintf("cluster %d cannot be looked at: %v", op.ClusterID, err),
 		Until: now.Add(jitter(retryAfter)).UTC(),
 	}}}
 }
@@ -307,7 +307,7 @@ func (a *Agent) keepSlot(ctx context.Context, op events.Operation) error {
 // withoutRecord is the word where it is not known what others do in the cluster.
 func withoutRecord(op events.Operation, err error, now time.Time) Decided {
 	return Decided{Decision: guard.Decision{Verdict: guard.Wait, Rule: ruleRecord, Reason: events.Reason{
-		Code: CodeRecordUnreadable, Message: fmt.Sprintf("nothing is done in cluster %d: %v; see `nats kv get %s %d`, and delete it only while nothing runs there",
+		Code: events.CodeRecordUnreadable, Message: fmt.Sprintf("nothing is done in cluster %d: %v; see `nats kv get %s %d`, and delete it only while nothing runs there",
 			op.ClusterID, err, events.ClusterBucket, op.ClusterID),
 		Until: now.Add(jitter(retryAfter)).UTC(),
 	}}}

@@ -13,9 +13,9 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"obwarden/agent/guard"
-	"obwarden/agent/ocp/ocpsim"
-	"obwarden/events"
+	"github.com/obwarden/obwarden/agent/guard"
+	"github.com/obwarden/obwarden/agent/ocp/ocpsim"
+	"github.com/obwarden/obwarden/events"
 )
 
 // defaultLimits are those of a careful policy, without waiting times.
@@ -64,8 +64,8 @@ func TestAStopThatCostsTheMajorityIsRejectedWithoutACall(t *testing.T) {
 	r.agent()
 	r.stop("k", 1, 1) // server 3 is in another zone
 	op := r.awaitEnd("k", events.Rejected)
-	if op.Reason.Code != guard.CodeMajorityAtRisk || op.Policy != "strict" {
-		t.Errorf("got %+v by policy %q, want %s by strict", op.Reason, op.Policy, guard.CodeMajorityAtRisk)
+	if op.Reason.Code != events.CodeMajorityAtRisk || op.Policy != "strict" {
+		t.Errorf("got %+v by policy %q, want %s by strict", op.Reason, op.Policy, events.CodeMajorityAtRisk)
 	}
 	r.wantPosts(0)
 }
@@ -77,12 +77,12 @@ func TestAStopOfAStoppedServerSucceedsWithoutACall(t *testing.T) {
 	r.stop("first", 1, 2)
 	r.awaitEnd("first", events.Succeeded)
 	r.stop("again", 1, 2)
-	if op := r.awaitEnd("again", events.Succeeded); op.Reason == nil || op.Reason.Code != guard.CodeAlreadyStopped || op.Task != nil {
-		t.Errorf("got %+v, want %s without a task", op.Reason, guard.CodeAlreadyStopped)
+	if op := r.awaitEnd("again", events.Succeeded); op.Reason == nil || op.Reason.Code != events.CodeAlreadyStopped || op.Task != nil {
+		t.Errorf("got %+v, want %s without a task", op.Reason, events.CodeAlreadyStopped)
 	}
 	r.operate(events.Start, "up", 1, 3)
-	if op := r.awaitEnd("up", events.Succeeded); op.Reason == nil || op.Reason.Code != guard.CodeAlreadyRunning {
-		t.Errorf("got %+v, want %s", op.Reason, guard.CodeAlreadyRunning)
+	if op := r.awaitEnd("up", events.Succeeded); op.Reason == nil || op.Reason.Code != events.CodeAlreadyRunning {
+		t.Errorf("got %+v, want %s", op.Reason, events.CodeAlreadyRunning)
 	}
 	r.wantPosts(1)
 }
@@ -106,8 +106,8 @@ func TestATaskThatSomebodyElseStartedMakesTheClusterBusy(t *testing.T) {
 	}
 	r.agent()
 	r.stop("other", 1, 3)
-	if op := r.awaitToken("other", events.Waiting); op[len(op)-1].Reason.Code != guard.CodeClusterBusy {
-		t.Errorf("waits for %+v, want %s", op[len(op)-1].Reason, guard.CodeClusterBusy)
+	if op := r.awaitToken("other", events.Waiting); op[len(op)-1].Reason.Code != events.CodeClusterBusy {
+		t.Errorf("waits for %+v, want %s", op[len(op)-1].Reason, events.CodeClusterBusy)
 	}
 	r.awaitEnd("other", events.Succeeded)
 	if tasks := r.sim.Tasks(); tasks[1].StartTime.Before(tasks[0].FinishTime) {
@@ -125,7 +125,7 @@ func TestWhatIsPausedWaitsUntilSomebodyResumes(t *testing.T) {
 			r.setPause(paused, true) // nobody runs: it holds all the same
 			r.stop("k", 1, 2)
 			r.agent()
-			op := r.awaitReason("k", guard.CodePaused)
+			op := r.awaitReason("k", events.CodePaused)
 			if !strings.Contains(op.Reason.Message, "ann") || !strings.Contains(op.Reason.Message, "racks") {
 				t.Errorf("%q does not say who and why", op.Reason.Message)
 			}
@@ -142,7 +142,7 @@ func TestForceNeedsTheWordOfAnotherPerson(t *testing.T) {
 	r := newRig(t, ocpsim.Config{})
 	r.agent()
 	r.publish("ob.server.stop.request", `{"idempotency_key":"k","cluster_id":1,"server_id":2,"force":true,"requested_by":"me"}`)
-	r.awaitReason("k", guard.CodeNeedsApproval)
+	r.awaitReason("k", events.CodeNeedsApproval)
 	r.order(events.Approve, "k", 2) // by "me": its own word
 	approved := r.awaitToken("k", events.Approved)
 	if a := approved[len(approved)-1].Approvals; len(a) != 1 || a[0].Refused == "" {
@@ -177,7 +177,7 @@ func TestFailuresInARowHoldTheClusterBackUntilSomebodyResumes(t *testing.T) {
 		r.awaitEnd(fmt.Sprint("bad", i), events.Failed)
 	}
 	r.stop("k", 1, 2)
-	if op := r.awaitReason("k", guard.CodeFailing); !strings.Contains(op.Reason.Message, "obwarden resume 1") {
+	if op := r.awaitReason("k", events.CodeFailing); !strings.Contains(op.Reason.Message, "obwarden resume 1") {
 		t.Errorf("%q does not say how to lift it", op.Reason.Message)
 	}
 	r.setPause(1, false)
@@ -217,7 +217,7 @@ func TestAPolicyThatIsLoadedDecidesWhatWaits(t *testing.T) {
 	r.operate(events.Restart, "first", 1, 2)
 	r.awaitEnd("first", events.Succeeded)
 	r.operate(events.Restart, "second", 1, 2)
-	r.awaitReason("second", guard.CodeCooldown)
+	r.awaitReason("second", events.CodeCooldown)
 	r.latest.SetPolicy(laxPolicy())
 	r.awaitEnd("second", events.Succeeded)
 	r.wantPosts(2)
@@ -250,7 +250,7 @@ func TestWhatWaitsHoldsNoSlot(t *testing.T) {
 	}
 	r.setPause(events.AllClusters, true)
 	r.stop("waits", 1, 3)
-	r.awaitReason("waits", guard.CodePaused)
+	r.awaitReason("waits", events.CodePaused)
 	r.awaitRecord(1, func(record guard.Record) bool { return len(record.Active) == 0 })
 }
 
@@ -369,7 +369,7 @@ func TestFirstComeFirstServedAmongAgents(t *testing.T) {
 		r.agent()
 	}
 	for i := range n {
-		r.awaitReason(fmt.Sprint("k", i), guard.CodePaused)
+		r.awaitReason(fmt.Sprint("k", i), events.CodePaused)
 	}
 	r.setPause(events.AllClusters, false)
 	var submitted []time.Time
@@ -430,7 +430,7 @@ func TestTheBudgetOfAllClustersHoldsForAllAgents(t *testing.T) {
 		switch {
 		case e.Token == events.Succeeded:
 			ended[e.OperationID] = true
-		case e.Token == events.Waiting && e.Reason.Code == guard.CodeBudget:
+		case e.Token == events.Waiting && e.Reason.Code == events.CodeBudget:
 			waits[e.OperationID] = true
 		}
 		return len(ended) == 3 && len(waits) == 5
@@ -447,10 +447,10 @@ func TestANewerRequestSupersedesOneThatWaits(t *testing.T) {
 	r.stop("long", 1, 1)
 	r.awaitToken("long", events.Running)
 	r.stop("older", 1, 3)
-	r.awaitReason("older", guard.CodeClusterBusy)
+	r.awaitReason("older", events.CodeClusterBusy)
 	r.stop("newer", 1, 3)
-	if op := r.awaitEnd("older", events.Cancelled); op.Reason.Code != guard.CodeSuperseded {
-		t.Errorf("got %+v, want %s", op.Reason, guard.CodeSuperseded)
+	if op := r.awaitEnd("older", events.Cancelled); op.Reason.Code != events.CodeSuperseded {
+		t.Errorf("got %+v, want %s", op.Reason, events.CodeSuperseded)
 	}
 	r.awaitEnd("newer", events.Succeeded)
 	r.wantPosts(2)
@@ -466,7 +466,7 @@ func TestAFailedTaskThatLeftItsServerHalfwayIsNamedToWhoWaits(t *testing.T) {
 	r.stop("k", 1, 2)
 	failed := r.awaitEnd("k", events.Failed)
 	r.stop("other", 1, 1)
-	op := r.awaitReason("other", guard.CodeClusterBusy)
+	op := r.awaitReason("other", events.CodeClusterBusy)
 	if want := fmt.Sprintf("task %d", failed.Task.ID); !strings.Contains(op.Reason.Message, want) || !strings.Contains(op.Reason.Message, "retry") {
 		t.Errorf("%q does not say that %s has failed and what to do", op.Reason.Message, want)
 	}
@@ -491,13 +491,13 @@ func TestADamagedRecordHoldsItsClusterBackAndSaysSo(t *testing.T) {
 	}
 	r.agent()
 	r.publish("ob.server.stop.request", `{"idempotency_key":"dry","cluster_id":1,"server_id":2,"dry_run":true}`)
-	if op := r.awaitEnd("dry", events.Succeeded); len(op.Decision) != 1 || op.Decision[0].Code != CodeRecordUnreadable {
-		t.Errorf("a dry run: got %+v, want %s", op.Decision, CodeRecordUnreadable)
+	if op := r.awaitEnd("dry", events.Succeeded); len(op.Decision) != 1 || op.Decision[0].Code != events.CodeRecordUnreadable {
+		t.Errorf("a dry run: got %+v, want %s", op.Decision, events.CodeRecordUnreadable)
 	}
 	r.publish("ob.server.stop.request", fmt.Sprintf(`{"idempotency_key":"short","cluster_id":1,"server_id":2,"expires_at":%q}`,
 		time.Now().Add(300*time.Millisecond).Format(time.RFC3339Nano)))
 	r.stop("k", 1, 2)
-	if op := r.awaitReason("k", CodeRecordUnreadable); !strings.Contains(op.Reason.Message, "nats kv get OB_CLUSTERS 1") {
+	if op := r.awaitReason("k", events.CodeRecordUnreadable); !strings.Contains(op.Reason.Message, "nats kv get OB_CLUSTERS 1") {
 		t.Errorf("%q does not say where to look", op.Reason.Message)
 	}
 	r.awaitEnd("short", events.Expired)
@@ -518,7 +518,7 @@ func TestAStreamOfRequestsForOneZoneDoesNotStarveAnother(t *testing.T) {
 	r.operate(events.Restart, "first", 1, 1)
 	r.awaitToken("first", events.Running)
 	r.operate(events.Restart, "elsewhere", 1, 3)
-	r.awaitReason("elsewhere", guard.CodeOtherZoneActive)
+	r.awaitReason("elsewhere", events.CodeOtherZoneActive)
 	r.operate(events.Restart, "later", 1, 2) // of the zone that is in use
 	later := r.awaitEnd("later", events.Succeeded)
 	if elsewhere := r.awaitEnd("elsewhere", events.Succeeded); !elsewhere.SubmittedAt.Before(later.SubmittedAt) {

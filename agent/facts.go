@@ -11,8 +11,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"obwarden/agent/guard"
-	"obwarden/agent/ocp"
+	"github.com/obwarden/obwarden/agent/guard"
+	"github.com/obwarden/obwarden/agent/ocp"
 )
 
 const (

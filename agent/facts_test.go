@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"obwarden/agent/guard"
+	"github.com/obwarden/obwarden/agent/guard"
 )
 
 func TestFactsTooOldForAnyDecisionAreForgotten(t *testing.T) {

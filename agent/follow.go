@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"time"
 
-	"obwarden/agent/ocp"
+	"github.com/obwarden/obwarden/agent/ocp"
 )
 
 // look is one look at the task that h follows. Where the task has failed, it brings

@@ -10,7 +10,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"obwarden/events"
+	"github.com/obwarden/obwarden/events"
 )
 
 // nextOf is next for the operation of a key.

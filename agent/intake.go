@@ -10,7 +10,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"obwarden/events"
+	"github.com/obwarden/obwarden/events"
 )
 
 const (
@@ -113,7 +113,7 @@ func (a *Agent) intakeOrder(work context.Context, msg jetstream.Msg) {
 	meta, errMeta := msg.Metadata()
 	if err = errors.Join(err, errMeta); err != nil {
 		a.Log.Error("order refused", "subject", msg.Subject(), "error", oneLine(err))
-		if err := msg.TermWithReason(CodeInvalidRequest); err != nil {
+		if err := msg.TermWithReason(events.CodeInvalidRequest); err != nil {
 			a.Log.Warn("refused order not terminated; it will come again", "error", err)
 		}
 		return
@@ -138,7 +138,7 @@ func receive(msg jetstream.Msg) (delivery, error) {
 	d.received = Received{Sequence: meta.Sequence.Stream, At: meta.Timestamp.UTC()}
 	d.received.Received, err = events.DecodeRequest(msg.Subject(), msg.Headers(), msg.Data(), fallback)
 	if err != nil {
-		d.received.Refusal = &events.Reason{Code: CodeInvalidRequest, Message: oneLine(err)}
+		d.received.Refusal = &events.Reason{Code: events.CodeInvalidRequest, Message: oneLine(err)}
 	}
 	return d, nil
 }
@@ -388,7 +388,7 @@ func (a *Agent) own(h *held, msg receipt) {
 // which it is rejected: the other's events stay as they are.
 func (a *Agent) refuse(ctx context.Context, h *held, d delivery) {
 	if d.received.Refusal == nil {
-		d.received.Refusal = &events.Reason{Code: CodeKeyReused, Message: fmt.Sprintf(
+		d.received.Refusal = &events.Reason{Code: events.CodeKeyReused, Message: fmt.Sprintf(
 			"idempotency key %q was used for another request, operation %s: %s of server %d of cluster %d; a new request needs a new key",
 			d.received.Request.IdempotencyKey, h.id, h.entry.Operation.Kind, h.entry.Operation.ServerID, h.entry.Operation.ClusterID)}
 	}

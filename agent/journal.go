@@ -14,7 +14,7 @@ import (
 	"github.com/sethvargo/go-retry"
 	"github.com/synadia-io/orbit.go/jetstreamext"
 
-	"obwarden/events"
+	"github.com/obwarden/obwarden/events"
 )
 
 // ErrConflict means that another agent has appended to the operation: this one

@@ -10,8 +10,8 @@ import (
 	"testing"
 	"time"
 
-	"obwarden/agent/ocp/ocpsim"
-	"obwarden/events"
+	"github.com/obwarden/obwarden/agent/ocp/ocpsim"
+	"github.com/obwarden/obwarden/events"
 )
 
 func newJournal(t testing.TB) (*rig, Journal, func() int) {

@@ -8,8 +8,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	"obwarden/agent/ocp"
-	"obwarden/events"
+	"github.com/obwarden/obwarden/agent/ocp"
+	"github.com/obwarden/obwarden/events"
 )
 
 const (

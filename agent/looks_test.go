@@ -11,9 +11,9 @@ import (
 	"testing"
 	"time"
 
-	"obwarden/agent/ocp"
-	"obwarden/agent/ocp/ocpsim"
-	"obwarden/events"
+	"github.com/obwarden/obwarden/agent/ocp"
+	"github.com/obwarden/obwarden/agent/ocp/ocpsim"
+	"github.com/obwarden/obwarden/events"
 )
 
 // counted is a simulated OCP of so many clusters that counts the looks at tasks.

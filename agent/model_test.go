@@ -7,9 +7,9 @@ import (
 	"testing"
 	"time"
 
-	"obwarden/agent/guard"
-	"obwarden/agent/ocp"
-	"obwarden/events"
+	"github.com/obwarden/obwarden/agent/guard"
+	"github.com/obwarden/obwarden/agent/ocp"
+	"github.com/obwarden/obwarden/events"
 )
 
 // The model enumerates everything that can happen to one operation within bounds:
@@ -250,8 +250,8 @@ func (c *modelChecker) moves(w world, i int) []world {
 	switch a.do {
 	case Decide:
 		move(0, "allowed", Decided{Decision: guard.Decision{Verdict: guard.Allow}}, nil)
-		move(1, "wait", Decided{Decision: guard.Decision{Verdict: guard.Wait, Reason: events.Reason{Code: guard.CodeClusterBusy}}}, nil)
-		move(1, "reject", Decided{Decision: guard.Decision{Verdict: guard.Reject, Reason: events.Reason{Code: guard.CodeNotFound}}}, nil)
+		move(1, "wait", Decided{Decision: guard.Decision{Verdict: guard.Wait, Reason: events.Reason{Code: events.CodeClusterBusy}}}, nil)
+		move(1, "reject", Decided{Decision: guard.Decision{Verdict: guard.Reject, Reason: events.Reason{Code: events.CodeNotFound}}}, nil)
 	case Submit:
 		c.submits(w, a, move)
 	case Reconcile:

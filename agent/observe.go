@@ -6,10 +6,10 @@ import (
 	"strconv"
 	"time"
 
-	"obwarden/agent/guard"
-	"obwarden/agent/ocp"
-	"obwarden/events"
-	"obwarden/metrics"
+	"github.com/obwarden/obwarden/agent/guard"
+	"github.com/obwarden/obwarden/agent/ocp"
+	"github.com/obwarden/obwarden/events"
+	"github.com/obwarden/obwarden/metrics"
 )
 
 // observe turns what was appended into metrics and log lines, one line an event.

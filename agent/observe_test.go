@@ -13,10 +13,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
-	"obwarden/agent/guard"
-	"obwarden/agent/ocp"
-	"obwarden/events"
-	"obwarden/metrics"
+	"github.com/obwarden/obwarden/agent/ocp"
+	"github.com/obwarden/obwarden/events"
+	"github.com/obwarden/obwarden/metrics"
 )
 
 // measured is an agent that can do nothing but measure.
@@ -98,7 +97,7 @@ func TestGaugesFollowAnOperationAndLeaveNothing(t *testing.T) {
 	check := func(when string, waiting, stalled, inCluster float64) {
 		t.Helper()
 		for name, g := range map[string]struct{ got, want float64 }{
-			"waiting":    {testutil.ToFloat64(m.OperationsWaiting.WithLabelValues(guard.CodeClusterBusy)), waiting},
+			"waiting":    {testutil.ToFloat64(m.OperationsWaiting.WithLabelValues(events.CodeClusterBusy)), waiting},
 			"stalled":    {testutil.ToFloat64(m.OperationsStalled), stalled},
 			"in cluster": {testutil.ToFloat64(m.ClusterInFlight.WithLabelValues("7", "waiting")) + testutil.ToFloat64(m.ClusterInFlight.WithLabelValues("7", "running")), inCluster},
 		} {
@@ -115,13 +114,13 @@ func TestGaugesFollowAnOperationAndLeaveNothing(t *testing.T) {
 	}
 	move(events.Accepted, func() {})
 	check("accepted", 0, 0, 0)
-	move(events.Waiting, func() { op.Reason = &events.Reason{Code: guard.CodeClusterBusy} })
+	move(events.Waiting, func() { op.Reason = &events.Reason{Code: events.CodeClusterBusy} })
 	check("waiting", 1, 0, 1)
 	move(events.Running, func() { op.Reason, op.Task = nil, &events.Task{StalledAt: time.Now()} })
 	check("stalled", 0, 1, 1)
 	move(events.Running, func() { op.Task = &events.Task{} })
 	check("moving again", 0, 0, 1)
-	move(events.Failed, func() { op.Error = &events.Error{Code: CodeSubtaskFailed} })
+	move(events.Failed, func() { op.Error = &events.Error{Code: events.CodeSubtaskFailed} })
 	check("ended", 0, 0, 0)
 }
 
@@ -162,7 +161,7 @@ func BenchmarkScrape(b *testing.B) {
 	a, reg := measured()
 	for server := range int64(10_000) {
 		kind := []events.Kind{events.Stop, events.Start, events.Restart}[server%3]
-		a.live(kind, server/5, server, fmt.Sprintf("Subtask %d", server%20), guard.CodeClusterBusy)
+		a.live(kind, server/5, server, fmt.Sprintf("Subtask %d", server%20), events.CodeClusterBusy)
 	}
 	handler := promhttp.HandlerFor(reg, promhttp.HandlerOpts{EnableOpenMetrics: true, EnableOpenMetricsTextCreatedSamples: true})
 	b.ReportAllocs()

@@ -7,29 +7,9 @@ import (
 	"slices"
 	"time"
 
-	"obwarden/agent/guard"
-	"obwarden/agent/ocp"
-	"obwarden/events"
-)
-
-// Codes of reasons and errors, a part of the public interface. The guard's own
-// stand in guard.go.
-const (
-	CodeInvalidRequest   = "INVALID_REQUEST"        // cannot be decoded or breaks a limit
-	CodeKeyReused        = "IDEMPOTENCY_KEY_REUSED" // same key, other content
-	CodeExpired          = "EXPIRED"                // not submitted by expires_at
-	CodeCancelled        = "CANCELLED"              // taken back by a person before it was submitted
-	CodeDryRun           = "DRY_RUN"                // decided and reported, nothing sent
-	CodeOCPUnreachable   = "OCP_UNREACHABLE"        // OCP could not be called; waits
-	CodeOCPBudget        = "OCP_BUDGET"             // the request budget is used up; waits
-	CodeRecordUnreadable = "RECORD_UNREADABLE"      // nobody knows what is under way in the cluster; waits
-	CodeOCPRefused       = "OCP_REFUSED"            // a definite no of OCP
-	CodeUnanswered       = "OCP_UNANSWERED"         // every call went unanswered, none arrived
-	CodeSubtaskFailed    = "SUBTASK_FAILED"         // OCP's task failed
-	CodeRolledBack       = "ROLLED_BACK"            // OCP's task was undone
-	CodeTaskCancelled    = "TASK_CANCELLED"         // OCP's task was cancelled there
-	CodeOutcomeUnknown   = "OUTCOME_UNKNOWN"        // a person must look at OCP
-	CodeAlreadyDone      = "ALREADY_DONE"           // the server is in the wanted state, no task is to be seen
+	"github.com/obwarden/obwarden/agent/guard"
+	"github.com/obwarden/obwarden/agent/ocp"
+	"github.com/obwarden/obwarden/events"
 )
 
 // What the machine holds to. Durations that a person may want to change are
@@ -286,7 +266,7 @@ func (m Machine) decided(op events.Operation, in Decided, now time.Time) Effects
 		case guard.Done, guard.Supersede:
 			message = fmt.Sprintf("would end without a call: %s: %s", in.Reason.Code, in.Reason.Message)
 		}
-		op.Policy, op.Reason = in.Policy, &events.Reason{Code: CodeDryRun, Message: message}
+		op.Policy, op.Reason = in.Policy, &events.Reason{Code: events.CodeDryRun, Message: message}
 		return Effects{Append: m.event(&op, events.Succeeded, now), Do: Finish}
 	case in.Verdict == guard.Done:
 		op.Policy, op.Reason = in.Policy, &in.Reason
@@ -325,7 +305,7 @@ func refuseOrder(op events.Operation, o Ordered) error {
 func (m Machine) ordered(op events.Operation, in Ordered, now time.Time) Effects {
 	switch in.Verb {
 	case events.Cancel:
-		op.Reason = &events.Reason{Code: CodeCancelled, Message: signed("cancelled", in.Order)}
+		op.Reason = &events.Reason{Code: events.CodeCancelled, Message: signed("cancelled", in.Order)}
 		return Effects{Append: m.event(&op, events.Cancelled, now), Do: Finish}
 	case events.Approve:
 		approvals := append(slices.Clone(op.Approvals), events.Approval{
@@ -359,7 +339,7 @@ func (m Machine) readmitted(op events.Operation, in Decided, now time.Time) Effe
 // may not retry, no look can find anything new.
 func (m Machine) again(op events.Operation, in Again, now time.Time) Effects {
 	if e, ok := asOCPError(in.Err); ok && e.Class == ocp.Refused && (e.Status == http.StatusUnauthorized || e.Status == http.StatusForbidden) {
-		failure := describe(CodeOCPRefused, in.Err)
+		failure := describe(events.CodeOCPRefused, in.Err)
 		failure.Message = fmt.Sprintf("OCP does not let this user retry task %d: %s; does it have TASK_MANAGER?", op.Task.ID, failure.Message)
 		return m.failed(op, failure, now)
 	}
@@ -377,7 +357,7 @@ func signed(what string, o events.Order) string {
 }
 
 func (m Machine) expired(op events.Operation, in Decided, message string, now time.Time) Effects {
-	op.Policy, op.Reason = in.Policy, &events.Reason{Code: CodeExpired, Message: message}
+	op.Policy, op.Reason = in.Policy, &events.Reason{Code: events.CodeExpired, Message: message}
 	if in.Verdict == guard.Wait {
 		op.Reason.Message += fmt.Sprintf("; it waited: %s: %s", in.Reason.Code, in.Reason.Message)
 	}
@@ -398,7 +378,7 @@ func (m Machine) waits(op events.Operation, in Decided, now time.Time) Effects {
 		recent := now.Sub(op.UpdatedAt) < max(waitingNews, now.Sub(op.RequestedAt)/3)
 		same := was.Code == in.Reason.Code
 		unchanged := same && was.Message == in.Reason.Message && was.Position == in.Reason.Position && op.Policy == in.Policy
-		blind := in.Reason.Code == guard.CodeStaleTopology // another error each time, and often over at the next look
+		blind := in.Reason.Code == events.CodeStaleTopology // another error each time, and often over at the next look
 		inQueue := was.Position > 0 && in.Reason.Position > 0
 		if unchanged || same && blind || recent && (same || inQueue || blind && was.Position > 0) {
 			return Effects{Do: Decide, At: at}
@@ -423,7 +403,7 @@ func (m Machine) answered(op events.Operation, in Answered, now time.Time) Effec
 		if op.Attempt > 1 { // it may refuse because the call before did arrive
 			return Effects{Do: Reconcile}
 		}
-		return m.failed(op, describe(CodeOCPRefused, in.Err), now)
+		return m.failed(op, describe(events.CodeOCPRefused, in.Err), now)
 	case ocp.NotSent:
 		op.Attempt-- // it never was
 		op.Reason = &events.Reason{Code: awayCode(in.Err), Message: in.Err.Error(), Until: now.Add(retryAfter)}
@@ -463,7 +443,7 @@ func (m Machine) reconciled(op events.Operation, in Reconciled, now time.Time) E
 		if unsettled { // its task may still appear in OCP's list
 			break
 		}
-		op.Reason = &events.Reason{Code: CodeAlreadyDone, Message: in.Note}
+		op.Reason = &events.Reason{Code: events.CodeAlreadyDone, Message: in.Note}
 		op.Warnings = warn(op.Warnings, fmt.Sprintf("attempt %d: %s; OCP shows no task of it", op.Attempt, cause(in.Cause)))
 		return Effects{Append: m.event(&op, events.Succeeded, now), Do: Finish}
 	case Nothing:
@@ -475,10 +455,10 @@ func (m Machine) reconciled(op events.Operation, in Reconciled, now time.Time) E
 			return m.unknown(op, in, now)
 		}
 		if in.Cause != nil && ocp.ClassOf(in.Cause) == ocp.Refused {
-			return m.failed(op, describe(CodeOCPRefused, in.Cause), now)
+			return m.failed(op, describe(events.CodeOCPRefused, in.Cause), now)
 		}
 		if op.Attempt >= maxAttempts {
-			return m.failed(op, events.Error{Code: CodeUnanswered, Message: fmt.Sprintf(
+			return m.failed(op, events.Error{Code: events.CodeUnanswered, Message: fmt.Sprintf(
 				"%d calls to OCP, none of which started a task; the last: %s", op.Attempt, cause(in.Cause))}, now)
 		}
 		return Effects{Do: Decide} // the call did not arrive: everything is as before it
@@ -491,7 +471,7 @@ func (m Machine) reconciled(op events.Operation, in Reconciled, now time.Time) E
 }
 
 func (m Machine) unknown(op events.Operation, in Reconciled, now time.Time) Effects {
-	return m.failed(op, events.Error{Code: CodeOutcomeUnknown, Message: fmt.Sprintf(
+	return m.failed(op, events.Error{Code: events.CodeOutcomeUnknown, Message: fmt.Sprintf(
 		"nobody knows whether OCP took the %s of server %d of cluster %d: %s; and %s; look at OCP's tasks of this cluster since %s, and at the server",
 		op.Kind, op.ServerID, op.ClusterID, cause(in.Cause), in.Note, op.SubmittedAt.Format(time.RFC3339))}, now)
 }
@@ -499,9 +479,9 @@ func (m Machine) unknown(op events.Operation, in Reconciled, now time.Time) Effe
 // awayCode tells an OCP that does not answer from one that is not asked.
 func awayCode(err error) string {
 	if errors.Is(err, ocp.ErrBudget) {
-		return CodeOCPBudget
+		return events.CodeOCPBudget
 	}
-	return CodeOCPUnreachable
+	return events.CodeOCPUnreachable
 }
 
 func cause(err error) string {

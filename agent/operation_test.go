@@ -11,9 +11,9 @@ import (
 
 	"github.com/cockroachdb/datadriven"
 
-	"obwarden/agent/guard"
-	"obwarden/agent/ocp"
-	"obwarden/events"
+	"github.com/obwarden/obwarden/agent/guard"
+	"github.com/obwarden/obwarden/agent/ocp"
+	"github.com/obwarden/obwarden/events"
 )
 
 // TestScenarios plays the text files of testdata/operation: each reads as the life
@@ -123,7 +123,7 @@ func (s *scenario) input(t *testing.T, d *datadriven.TestData) Input {
 			r.Request.ExpiresAt = s.now.Add(by)
 		}
 		if word == "invalid" {
-			r.Refusal = &events.Reason{Code: CodeInvalidRequest, Message: "because"}
+			r.Refusal = &events.Reason{Code: events.CodeInvalidRequest, Message: "because"}
 		}
 		return r
 	case "resumed":
@@ -138,7 +138,7 @@ func (s *scenario) input(t *testing.T, d *datadriven.TestData) Input {
 	case "again":
 		return Again{Err: failure[word]}
 	case "decided", "readmitted":
-		return Decided{Retry: d.Cmd == "readmitted", Decision: guard.Decision{Verdict: guard.Verdict(word), Reason: reason}, Error: &events.Error{Code: CodeOCPRefused, Message: "because"}}
+		return Decided{Retry: d.Cmd == "readmitted", Decision: guard.Decision{Verdict: guard.Verdict(word), Reason: reason}, Error: &events.Error{Code: events.CodeOCPRefused, Message: "because"}}
 	case "answered":
 		if word == "" {
 			return Answered{Task: s.task}

@@ -4,8 +4,8 @@ import (
 	"testing"
 	"time"
 
-	"obwarden/agent/ocp"
-	"obwarden/events"
+	"github.com/obwarden/obwarden/agent/ocp"
+	"github.com/obwarden/obwarden/events"
 )
 
 func TestReconcileFindsTheTaskOfTheCallAndNoOther(t *testing.T) {

@@ -4,13 +4,9 @@ import (
 	"context"
 	"time"
 
-	"obwarden/agent/alerts"
-	"obwarden/events"
+	"github.com/obwarden/obwarden/agent/alerts"
+	"github.com/obwarden/obwarden/events"
 )
-
-// CodeAlertmanagerUnreachable: the policy wants silences before anything is done, and
-// Alertmanager takes none.
-const CodeAlertmanagerUnreachable = "ALERTMANAGER_UNREACHABLE"
 
 // silence has the silences made for an operation that the guard has allowed, before
 // the intent to call OCP is written. It returns why the operation must wait for them;
@@ -21,7 +17,7 @@ func silence(ctx context.Context, s *alerts.Silencer, op events.Operation, now t
 	}
 	if err := s.Before(ctx, op); err != nil {
 		return &events.Reason{
-			Code: CodeAlertmanagerUnreachable, Message: "no silences can be made, and the policy says to wait for them: " + oneLine(err),
+			Code: events.CodeAlertmanagerUnreachable, Message: "no silences can be made, and the policy says to wait for them: " + oneLine(err),
 			Until: now.Add(jitter(retryAfter)).UTC(),
 		}
 	}

@@ -5,11 +5,11 @@ import (
 	"testing"
 	"time"
 
-	"obwarden/agent/alerts"
-	"obwarden/agent/guard"
-	"obwarden/agent/ocp"
-	"obwarden/agent/ocp/ocpsim"
-	"obwarden/events"
+	"github.com/obwarden/obwarden/agent/alerts"
+	"github.com/obwarden/obwarden/agent/guard"
+	"github.com/obwarden/obwarden/agent/ocp"
+	"github.com/obwarden/obwarden/agent/ocp/ocpsim"
+	"github.com/obwarden/obwarden/events"
 )
 
 func TestAnOperationWaitsForItsSilencesWhereThePolicySaysSo(t *testing.T) {
@@ -31,8 +31,8 @@ func TestAnOperationWaitsForItsSilencesWhereThePolicySaysSo(t *testing.T) {
 	}
 	now := time.Now()
 	op := events.Operation{Kind: events.Stop, ClusterID: 1, ServerID: 2}
-	if reason := silence(t.Context(), silencer, op, now); reason == nil || reason.Code != CodeAlertmanagerUnreachable || !reason.Until.After(now) {
-		t.Errorf("reason %+v, want %s", reason, CodeAlertmanagerUnreachable)
+	if reason := silence(t.Context(), silencer, op, now); reason == nil || reason.Code != events.CodeAlertmanagerUnreachable || !reason.Until.After(now) {
+		t.Errorf("reason %+v, want %s", reason, events.CodeAlertmanagerUnreachable)
 	}
 	dry := op
 	dry.Request.DryRun = true

@@ -15,8 +15,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"obwarden/agent/guard"
-	"obwarden/events"
+	"github.com/obwarden/obwarden/agent/guard"
+	"github.com/obwarden/obwarden/events"
 )
 
 // fleetKey is the key of the record of all clusters together.

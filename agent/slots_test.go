@@ -10,8 +10,8 @@ import (
 	"testing"
 	"time"
 
-	"obwarden/agent/guard"
-	"obwarden/events"
+	"github.com/obwarden/obwarden/agent/guard"
+	"github.com/obwarden/obwarden/events"
 )
 
 // newSlotsTest returns the slots of as many agents on one bucket.

@@ -9,9 +9,9 @@ import (
 	"testing"
 	"time"
 
-	"obwarden/agent/guard"
-	"obwarden/agent/ocp/ocpsim"
-	"obwarden/events"
+	"github.com/obwarden/obwarden/agent/guard"
+	"github.com/obwarden/obwarden/agent/ocp/ocpsim"
+	"github.com/obwarden/obwarden/events"
 )
 
 var stormAlerts = flag.Int("storm", 10, "alerts for each server in the storm; 500 takes minutes")

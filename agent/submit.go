@@ -8,9 +8,9 @@ import (
 	"slices"
 	"time"
 
-	"obwarden/agent/guard"
-	"obwarden/agent/ocp"
-	"obwarden/events"
+	"github.com/obwarden/obwarden/agent/guard"
+	"github.com/obwarden/obwarden/agent/ocp"
+	"github.com/obwarden/obwarden/events"
 )
 
 // submit is the one call. Its deadline counts from the intent, on this process's

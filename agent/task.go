@@ -5,8 +5,8 @@ import (
 	"strings"
 	"time"
 
-	"obwarden/agent/ocp"
-	"obwarden/events"
+	"github.com/obwarden/obwarden/agent/ocp"
+	"github.com/obwarden/obwarden/events"
 )
 
 // What a look at OCP's task comes to: the part of Machine that follows it, pure too.
@@ -54,7 +54,7 @@ func (m Machine) spacing(moved, now time.Time) time.Duration {
 
 func (m Machine) lookFailed(op events.Operation, in Looked, now time.Time) Effects {
 	if ocp.ClassOf(in.Err) == ocp.Refused && in.Refusals >= refusalsUntilFailed && in.Refused >= m.Settle {
-		e := describe(CodeOutcomeUnknown, in.Err)
+		e := describe(events.CodeOutcomeUnknown, in.Err)
 		e.Message = fmt.Sprintf("OCP took the %s as task %d, but does not show it: %s; does the user have TASK_VIEWER? Look at the task in OCP", op.Kind, op.Task.ID, e.Message)
 		return m.failed(op, e, now)
 	}
@@ -147,10 +147,10 @@ func (m Machine) end(op events.Operation, in Looked, now time.Time) Effects {
 	case in.Task.Status == ocp.StatusFailed:
 		return m.failed(op, taskFailure(op, in), now)
 	case in.Task.RolledBack():
-		return m.failed(op, events.Error{Code: CodeRolledBack, Message: fmt.Sprintf(
+		return m.failed(op, events.Error{Code: events.CodeRolledBack, Message: fmt.Sprintf(
 			"task %d was rolled back in OCP: the %s is undone", op.Task.ID, op.Kind)}, now)
 	case in.Task.Operation == ocp.OperationCancel:
-		return m.failed(op, events.Error{Code: CodeTaskCancelled, Message: fmt.Sprintf(
+		return m.failed(op, events.Error{Code: events.CodeTaskCancelled, Message: fmt.Sprintf(
 			"task %d was cancelled in OCP: look there how far the %s came", op.Task.ID, op.Kind)}, now)
 	}
 	op.Reason = nil
@@ -158,7 +158,7 @@ func (m Machine) end(op events.Operation, in Looked, now time.Time) Effects {
 }
 
 func taskFailure(op events.Operation, in Looked) events.Error {
-	e := events.Error{Code: CodeSubtaskFailed, Message: fmt.Sprintf("task %d (%s) failed in OCP", in.Task.ID, in.Task.Name)}
+	e := events.Error{Code: events.CodeSubtaskFailed, Message: fmt.Sprintf("task %d (%s) failed in OCP", in.Task.ID, in.Task.Name)}
 	for _, s := range op.Task.Subtasks {
 		if s.Status == ocp.StatusFailed {
 			e.SubtaskID, e.Subtask, e.Log = s.ID, s.Name, excerpt(in.Log)

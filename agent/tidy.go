@@ -4,7 +4,7 @@ import (
 	"context"
 	"time"
 
-	"obwarden/events"
+	"github.com/obwarden/obwarden/events"
 )
 
 // tidyEvery is how often the request stream is looked at for what NATS should have removed.

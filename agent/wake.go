@@ -7,7 +7,7 @@ import (
 	"slices"
 	"time"
 
-	"obwarden/agent/guard"
+	"github.com/obwarden/obwarden/events"
 )
 
 const (
@@ -218,7 +218,7 @@ func (a *Agent) hurrySpared(most int) {
 func (h *held) waitsForOCP() bool {
 	switch h.do {
 	case Decide:
-		return h.position.reason == CodeOCPUnreachable || h.position.reason == guard.CodeStaleTopology
+		return h.position.reason == events.CodeOCPUnreachable || h.position.reason == events.CodeStaleTopology
 	case Reconcile:
 		return true
 	case Look:

@@ -18,13 +18,13 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 
-	"obwarden/agent"
-	"obwarden/agent/alerts"
-	"obwarden/agent/guard"
-	"obwarden/agent/ocp"
-	"obwarden/agent/ocp/ocpsim"
-	"obwarden/events"
-	"obwarden/metrics"
+	"github.com/obwarden/obwarden/agent"
+	"github.com/obwarden/obwarden/agent/alerts"
+	"github.com/obwarden/obwarden/agent/guard"
+	"github.com/obwarden/obwarden/agent/ocp"
+	"github.com/obwarden/obwarden/agent/ocp/ocpsim"
+	"github.com/obwarden/obwarden/events"
+	"github.com/obwarden/obwarden/metrics"
 )
 
 // patience is for what must happen; it is never waited out.

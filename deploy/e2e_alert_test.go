@@ -15,9 +15,9 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"obwarden/agent/guard"
-	"obwarden/agent/ocp/ocpsim"
-	"obwarden/events"
+	"github.com/obwarden/obwarden/agent/guard"
+	"github.com/obwarden/obwarden/agent/ocp/ocpsim"
+	"github.com/obwarden/obwarden/events"
 )
 
 const webhookToken = "tokenOfWebhook"
@@ -228,7 +228,7 @@ func (w *world) resolvedIsOver(t *testing.T) {
 	w.failServer(t)
 	_, e := w.follow(t, events.Waiting)
 	w.sick.second = e.Operation
-	if e.OperationID == w.sick.first.OperationID || e.Reason == nil || e.Reason.Code != guard.CodeCooldown {
+	if e.OperationID == w.sick.first.OperationID || e.Reason == nil || e.Reason.Code != events.CodeCooldown {
 		t.Errorf("operation %s waits for %+v, want another one than the first, for its cool-down", e.OperationID, e.Reason)
 	}
 	w.untilFound(t, `obwarden_operations_waiting{reason="COOLDOWN"} >= 1`)

@@ -25,7 +25,7 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 
-	"obwarden/events"
+	"github.com/obwarden/obwarden/events"
 )
 
 var (

@@ -20,7 +20,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 
-	"obwarden/metrics"
+	"github.com/obwarden/obwarden/metrics"
 )
 
 var update = flag.Bool("update", false, "write dashboards/*.json")

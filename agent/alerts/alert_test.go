@@ -9,8 +9,8 @@ import (
 
 	"github.com/prometheus/alertmanager/pkg/labels"
 
-	"obwarden/agent/guard"
-	"obwarden/events"
+	"github.com/obwarden/obwarden/agent/guard"
+	"github.com/obwarden/obwarden/events"
 )
 
 // Whatever comes in, nothing panics, and what is taken makes a sound request or none.

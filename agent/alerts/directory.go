@@ -13,8 +13,8 @@ import (
 	"sync"
 	"time"
 
-	"obwarden/agent/guard"
-	"obwarden/agent/ocp"
+	"github.com/obwarden/obwarden/agent/guard"
+	"github.com/obwarden/obwarden/agent/ocp"
 )
 
 const (

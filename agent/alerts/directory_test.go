@@ -6,9 +6,9 @@ import (
 	"testing"
 	"time"
 
-	"obwarden/agent/guard"
-	"obwarden/agent/ocp/ocpsim"
-	"obwarden/events"
+	"github.com/obwarden/obwarden/agent/guard"
+	"github.com/obwarden/obwarden/agent/ocp/ocpsim"
+	"github.com/obwarden/obwarden/events"
 )
 
 // topology has two clusters of one name, two servers on one host, and a server on

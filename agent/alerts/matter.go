@@ -14,8 +14,8 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"obwarden/agent/guard"
-	"obwarden/events"
+	"github.com/obwarden/obwarden/agent/guard"
+	"github.com/obwarden/obwarden/events"
 )
 
 // maxTold is how many alerts of one matter are remembered; the resolved ones among

@@ -5,8 +5,8 @@ import (
 	"fmt"
 	"time"
 
-	"obwarden/agent/guard"
-	"obwarden/events"
+	"github.com/obwarden/obwarden/agent/guard"
+	"github.com/obwarden/obwarden/events"
 )
 
 // Preview is what rules would make of one alert, were it the first time that it is told.

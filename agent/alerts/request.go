@@ -9,8 +9,8 @@ import (
 
 	"github.com/prometheus/alertmanager/pkg/labels"
 
-	"obwarden/agent/guard"
-	"obwarden/events"
+	"github.com/obwarden/obwarden/agent/guard"
+	"github.com/obwarden/obwarden/events"
 )
 
 // source is the door that requests made of alerts come through, and who asks.

@@ -21,10 +21,10 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
-	"obwarden/agent/alerts"
-	"obwarden/agent/guard"
-	"obwarden/agent/ocp/ocpsim"
-	"obwarden/events"
+	"github.com/obwarden/obwarden/agent/alerts"
+	"github.com/obwarden/obwarden/agent/guard"
+	"github.com/obwarden/obwarden/agent/ocp/ocpsim"
+	"github.com/obwarden/obwarden/events"
 )
 
 // silence is what these tests look at in Alertmanager's answer.

@@ -25,9 +25,9 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"obwarden/agent/guard"
-	"obwarden/events"
-	"obwarden/metrics"
+	"github.com/obwarden/obwarden/agent/guard"
+	"github.com/obwarden/obwarden/events"
+	"github.com/obwarden/obwarden/metrics"
 )
 
 // answerTimeout is how long one body may take. What was done by then is a duplicate

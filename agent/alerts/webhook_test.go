@@ -8,10 +8,10 @@ import (
 	"testing"
 	"time"
 
-	"obwarden/agent/alerts"
-	"obwarden/agent/guard"
-	"obwarden/agent/ocp/ocpsim"
-	"obwarden/events"
+	"github.com/obwarden/obwarden/agent/alerts"
+	"github.com/obwarden/obwarden/agent/guard"
+	"github.com/obwarden/obwarden/agent/ocp/ocpsim"
+	"github.com/obwarden/obwarden/events"
 )
 
 func TestAFiringAlertIsOneOperationHoweverOftenItIsTold(t *testing.T) {

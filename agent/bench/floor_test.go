@@ -21,7 +21,7 @@ import (
 	"github.com/synadia-io/orbit.go/jetstreamext"
 	"golang.org/x/sync/errgroup"
 
-	"obwarden/events"
+	"github.com/obwarden/obwarden/events"
 )
 
 // rig is a NATS server and an OCP, and what agent and floor share of them.

@@ -20,8 +20,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"obwarden/agent/ocp"
-	"obwarden/events"
+	"github.com/obwarden/obwarden/agent/ocp"
+	"github.com/obwarden/obwarden/events"
 )
 
 var (

@@ -12,7 +12,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
-	"obwarden/events"
+	"github.com/obwarden/obwarden/events"
 )
 
 const (

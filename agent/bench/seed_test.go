@@ -13,7 +13,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"obwarden/events"
+	"github.com/obwarden/obwarden/events"
 )
 
 // seeds are what an agent that is gone has left behind.

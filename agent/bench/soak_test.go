@@ -18,8 +18,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 
-	"obwarden/agent/ocp/ocpsim"
-	"obwarden/events"
+	"github.com/obwarden/obwarden/agent/ocp/ocpsim"
+	"github.com/obwarden/obwarden/events"
 )
 
 var (

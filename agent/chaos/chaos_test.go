@@ -24,8 +24,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"obwarden/agent/ocp/ocpsim"
-	"obwarden/events"
+	"github.com/obwarden/obwarden/agent/ocp/ocpsim"
+	"github.com/obwarden/obwarden/events"
 )
 
 var (
@@ -202,7 +202,7 @@ func (a *arena) start() {
 		a.version = strings.TrimSpace(string(described))
 	}
 	binary := filepath.Join(a.dir, "obwarden")
-	if out, err := exec.Command("go", "build", "-o", binary, "obwarden/cmd/obwarden").CombinedOutput(); err != nil {
+	if out, err := exec.Command("go", "build", "-o", binary, "github.com/obwarden/obwarden/cmd/obwarden").CombinedOutput(); err != nil {
 		a.t.Fatalf("build: %v: %s", err, out)
 	}
 	policy := filepath.Join(a.dir, "policy.yaml")

@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"obwarden/events"
+	"github.com/obwarden/obwarden/events"
 )
 
 // past makes histories by hand, a second between one thing and the next.

@@ -7,7 +7,7 @@ import (
 	"slices"
 	"time"
 
-	"obwarden/agent/ocp/ocpsim"
+	"github.com/obwarden/obwarden/agent/ocp/ocpsim"
 )
 
 // What goes wrong, and how often. No call is late by more than settle, all delays of

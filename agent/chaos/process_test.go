@@ -20,7 +20,7 @@ import (
 	"testing"
 	"time"
 
-	"obwarden/events"
+	"github.com/obwarden/obwarden/events"
 )
 
 // natsVariable makes this test binary a NATS server: its value is where it listens

@@ -10,7 +10,7 @@ import (
 
 	"github.com/prometheus/alertmanager/pkg/labels"
 
-	"obwarden/events"
+	"github.com/obwarden/obwarden/events"
 )
 
 const (

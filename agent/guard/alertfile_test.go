@@ -7,7 +7,7 @@ import (
 
 	"github.com/prometheus/alertmanager/pkg/labels"
 
-	"obwarden/events"
+	"github.com/obwarden/obwarden/events"
 )
 
 const saysAlerts = `alerts:

@@ -10,7 +10,7 @@ import (
 
 	"github.com/prometheus/alertmanager/pkg/labels"
 
-	"obwarden/events"
+	"github.com/obwarden/obwarden/events"
 )
 
 // AlertRule makes requests of firing alerts. Of several rules that match an alert

@@ -7,8 +7,8 @@ import (
 
 	"github.com/prometheus/alertmanager/pkg/labels"
 
-	"obwarden/agent/ocp"
-	"obwarden/events"
+	"github.com/obwarden/obwarden/agent/ocp"
+	"github.com/obwarden/obwarden/events"
 )
 
 // busyQuestion is about a cluster of 100 servers with much going on, under a policy that

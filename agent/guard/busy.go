@@ -5,7 +5,8 @@ import (
 	"slices"
 	"strings"
 
-	"obwarden/agent/ocp"
+	"github.com/obwarden/obwarden/agent/ocp"
+	"github.com/obwarden/obwarden/events"
 )
 
 // work is something under way in the cluster that is not the operation's own: a slot,
@@ -216,7 +217,7 @@ func (w work) String() string {
 func serverHasNoSlot(v *view) Decision {
 	for _, w := range v.work {
 		if w.slot != nil && w.server == v.Operation.ServerID {
-			return v.wait(CodeServerBusy, lookAgainAfter, "server %d waits for the %s", w.server, w)
+			return v.wait(events.CodeServerBusy, lookAgainAfter, "server %d waits for the %s", w.server, w)
 		}
 	}
 	return v.allow(func() string { return fmt.Sprintf("no other operation has server %d", v.Operation.ServerID) })
@@ -227,11 +228,11 @@ func serverHasNoSlot(v *view) Decision {
 func serverIsStill(v *view) Decision {
 	for _, w := range v.work {
 		if w.slot == nil && (w.server == v.server.ID || w.server == 0 && w.zone == v.zone.Name && !w.whole) {
-			return v.wait(CodeServerBusy, lookAgainAfter, "server %d waits: %s", v.server.ID, w)
+			return v.wait(events.CodeServerBusy, lookAgainAfter, "server %d waits: %s", v.server.ID, w)
 		}
 	}
 	if status := v.server.Status; !v.Retry && moving(status) && status != "CREATING" && status != "DELETING" {
-		return v.wait(CodeServerBusy, lookAgainAfter, "server %d is %s in OCP; it waits until that is over", v.server.ID, status)
+		return v.wait(events.CodeServerBusy, lookAgainAfter, "server %d is %s in OCP; it waits until that is over", v.server.ID, status)
 	}
 	return v.allow(func() string {
 		return fmt.Sprintf("nothing is under way on server %d in OCP%s", v.server.ID, v.hidden())
@@ -266,7 +267,7 @@ func slotIsFree(v *view) Decision {
 func clusterIsStill(v *view) Decision {
 	for _, w := range v.work {
 		if w.whole {
-			return v.wait(CodeClusterBusy, lookAgainAfter, "cluster %d waits for %s", v.Operation.ClusterID, w)
+			return v.wait(events.CodeClusterBusy, lookAgainAfter, "cluster %d waits for %s", v.Operation.ClusterID, w)
 		}
 	}
 	taken := v.count(func(work) bool { return true })
@@ -289,7 +290,7 @@ func (v *view) count(which func(work) bool) int {
 }
 
 func (v *view) clusterBusy(taken int) Decision {
-	return v.wait(CodeClusterBusy, lookAgainAfter, "cluster %d has %d of %s under way: %s",
+	return v.wait(events.CodeClusterBusy, lookAgainAfter, "cluster %d has %d of %s under way: %s",
 		v.Operation.ClusterID, taken, count(v.maxConcurrent(), "operation"), v.work[0])
 }
 
@@ -313,11 +314,11 @@ func itsTurn(v *view) Decision {
 		ahead++
 	}
 	if ahead >= free {
-		return v.wait(CodeClusterBusy, lookAgainAfter, "%d came first and %s free in cluster %d; next is operation %s of server %d",
+		return v.wait(events.CodeClusterBusy, lookAgainAfter, "%d came first and %s free in cluster %d; next is operation %s of server %d",
 			ahead, count(free, "slot"), v.Operation.ClusterID, next.OperationID, next.ServerID)
 	}
 	if elsewhere.OperationID != "" {
-		return v.wait(CodeClusterBusy, lookAgainAfter, "operation %s of server %d came first and is about another zone, %s; it goes when %s is quiet",
+		return v.wait(events.CodeClusterBusy, lookAgainAfter, "operation %s of server %d came first and is about another zone, %s; it goes when %s is quiet",
 			elsewhere.OperationID, elsewhere.ServerID, v.zoneOf(elsewhere.ServerID), v.zone.Name)
 	}
 	return v.allow(func() string { return fmt.Sprintf("%d came first, %s free", ahead, count(free, "slot")) })
@@ -339,7 +340,7 @@ func noOtherZoneActive(v *view) Decision {
 	}
 	for _, w := range v.work {
 		if w.zone != v.zone.Name {
-			return v.wait(CodeOtherZoneActive, lookAgainAfter, "servers of one zone at a time: %s waits for %s, %s", v.zone.Name, or(w.zone, "another zone"), w)
+			return v.wait(events.CodeOtherZoneActive, lookAgainAfter, "servers of one zone at a time: %s waits for %s, %s", v.zone.Name, or(w.zone, "another zone"), w)
 		}
 	}
 	return v.allow(func() string { return "nothing is under way in another zone" })
@@ -356,7 +357,7 @@ func noOtherZoneStopped(v *view) Decision {
 		}
 		for j := range zone.Servers {
 			if s := &zone.Servers[j]; stopped(s.Status) {
-				return v.wait(CodeOtherZoneActive, askPeopleAfter, "servers of one zone at a time: server %d of %s is %s; start it first (obwarden start %d %d)",
+				return v.wait(events.CodeOtherZoneActive, askPeopleAfter, "servers of one zone at a time: server %d of %s is %s; start it first (obwarden start %d %d)",
 					s.ID, zone.Name, s.Status, v.Operation.ClusterID, s.ID)
 			}
 		}

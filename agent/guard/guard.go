@@ -10,30 +10,8 @@ package guard
 import (
 	"time"
 
-	"obwarden/agent/ocp"
-	"obwarden/events"
-)
-
-// Codes of the guard's reasons, a part of the public interface.
-const (
-	CodeNotFound        = "NOT_FOUND"         // OCP knows no such cluster or server
-	CodeDenied          = "DENIED"            // the policy says never
-	CodePaused          = "PAUSED"            // a person paused all clusters or this one
-	CodeFailing         = "FAILING"           // too many failures in a row on this cluster
-	CodeServerBusy      = "SERVER_BUSY"       // something is under way on the server
-	CodeAlreadyStopped  = "ALREADY_STOPPED"   // nothing to do
-	CodeAlreadyRunning  = "ALREADY_RUNNING"   // nothing to do
-	CodeWrongState      = "WRONG_STATE"       // the operation makes no sense in the server's state
-	CodeClusterBusy     = "CLUSTER_BUSY"      // as many operations in the cluster as it may have
-	CodeOtherZoneActive = "OTHER_ZONE_ACTIVE" // servers of one zone at a time
-	CodeMajorityAtRisk  = "MAJORITY_AT_RISK"  // too few zones would stay whole
-	CodeLastRootServer  = "LAST_ROOT_SERVER"  // no root service would stay
-	CodeNeedsApproval   = "NEEDS_APPROVAL"    // a person must approve
-	CodeOutsideWindow   = "OUTSIDE_WINDOW"    // not at this time
-	CodeCooldown        = "COOLDOWN"          // too soon after the one before
-	CodeBudget          = "BUDGET"            // too many lately, in the cluster or in all
-	CodeSuperseded      = "SUPERSEDED"        // a newer request for the server came
-	CodeStaleTopology   = "STALE_TOPOLOGY"    // OCP does not show the cluster
+	"github.com/obwarden/obwarden/agent/ocp"
+	"github.com/obwarden/obwarden/events"
 )
 
 // Verdict is the guard's word in one word.

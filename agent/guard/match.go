@@ -11,8 +11,8 @@ import (
 
 	"github.com/prometheus/alertmanager/pkg/labels"
 
-	"obwarden/agent/ocp"
-	"obwarden/events"
+	"github.com/obwarden/obwarden/agent/ocp"
+	"github.com/obwarden/obwarden/events"
 )
 
 // approvalCounts is for how long an approval counts where no rule says.
@@ -186,5 +186,5 @@ func approved(v *view) Decision {
 	if len(rule.Approvers) > 0 {
 		who = list(rule.Approvers)
 	}
-	return v.wait(CodeNeedsApproval, askPeopleAfter, "%s; %s may give it with obwarden approve %s", why, who, v.Operation.OperationID)
+	return v.wait(events.CodeNeedsApproval, askPeopleAfter, "%s; %s may give it with obwarden approve %s", why, who, v.Operation.OperationID)
 }

@@ -16,7 +16,7 @@ import (
 	"github.com/prometheus/alertmanager/timeinterval"
 	"github.com/prometheus/common/model"
 
-	"obwarden/events"
+	"github.com/obwarden/obwarden/events"
 )
 
 //go:embed policy.yaml

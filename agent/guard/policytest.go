@@ -9,8 +9,8 @@ import (
 	"strings"
 	"time"
 
-	"obwarden/agent/ocp"
-	"obwarden/events"
+	"github.com/obwarden/obwarden/agent/ocp"
+	"github.com/obwarden/obwarden/events"
 )
 
 // TestResult is what one case of a policy test came to.

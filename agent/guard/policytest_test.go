@@ -10,7 +10,7 @@ import (
 
 	"github.com/cockroachdb/datadriven"
 
-	"obwarden/events"
+	"github.com/obwarden/obwarden/events"
 )
 
 // The examples that people copy must decide as they say.

@@ -6,7 +6,7 @@ import (
 	"slices"
 	"time"
 
-	"obwarden/events"
+	"github.com/obwarden/obwarden/events"
 )
 
 // What a record holds at most: all agents read and write it as one value.

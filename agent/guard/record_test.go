@@ -8,7 +8,7 @@ import (
 
 	"pgregory.net/rapid"
 
-	"obwarden/events"
+	"github.com/obwarden/obwarden/events"
 )
 
 func operation(id string, state events.State, steps int) events.Operation {

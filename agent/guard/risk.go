@@ -4,7 +4,8 @@ import (
 	"fmt"
 	"slices"
 
-	"obwarden/agent/ocp"
+	"github.com/obwarden/obwarden/agent/ocp"
+	"github.com/obwarden/obwarden/events"
 )
 
 // wholeness is how a zone will stand while the operation's server is down.
@@ -45,13 +46,13 @@ func majorityStays(v *view) Decision {
 	case stay >= keep:
 		return v.allow(func() string { return fmt.Sprintf("%s, and %d must", v.whoStays(stay), keep) })
 	case stay+passing >= keep:
-		return v.wait(CodeMajorityAtRisk, lookAgainAfter, "without server %d only %s, and %d must; it waits for what is under way in the others: %s",
+		return v.wait(events.CodeMajorityAtRisk, lookAgainAfter, "without server %d only %s, and %d must; it waits for what is under way in the others: %s",
 			v.Operation.ServerID, v.whoStays(stay), keep, v.others())
 	case zones-1 < keep:
-		return v.reject(CodeMajorityAtRisk, "a cluster of %s cannot keep %d whole while one is down; to do it all the same, let the policy say keep_zones: %d for it",
+		return v.reject(events.CodeMajorityAtRisk, "a cluster of %s cannot keep %d whole while one is down; to do it all the same, let the policy say keep_zones: %d for it",
 			count(zones, "zone"), keep, max(0, zones-1))
 	}
-	return v.reject(CodeMajorityAtRisk, "without server %d only %s, and %d must; bring back first: %s",
+	return v.reject(events.CodeMajorityAtRisk, "without server %d only %s, and %d must; bring back first: %s",
 		v.Operation.ServerID, v.whoStays(stay), keep, v.others())
 }
 
@@ -142,7 +143,7 @@ func rootServerStays(v *view) Decision {
 		}
 	}
 	if inWork != 0 {
-		return v.wait(CodeLastRootServer, lookAgainAfter, "server %d has the last root service that runs; it waits for server %d, which has another", v.server.ID, inWork)
+		return v.wait(events.CodeLastRootServer, lookAgainAfter, "server %d has the last root service that runs; it waits for server %d, which has another", v.server.ID, inWork)
 	}
-	return v.reject(CodeLastRootServer, "server %d has the last root service that runs; bring another one back first, or let the policy say keep_root_server: false", v.server.ID)
+	return v.reject(events.CodeLastRootServer, "server %d has the last root service that runs; bring another one back first, or let the policy say keep_root_server: false", v.server.ID)
 }

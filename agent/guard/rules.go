@@ -6,8 +6,8 @@ import (
 	"strings"
 	"time"
 
-	"obwarden/agent/ocp"
-	"obwarden/events"
+	"github.com/obwarden/obwarden/agent/ocp"
+	"github.com/obwarden/obwarden/events"
 )
 
 // When a request that waits is decided on again even if nobody told the agent that
@@ -98,7 +98,7 @@ func Explain(q *Question) []events.Finding {
 		findings = append(findings, events.Finding{
 			Rule: r.name, Verdict: string(d.Verdict), Code: d.Reason.Code, Message: d.Reason.Message,
 		})
-		if d.Reason.Code == CodeNotFound {
+		if d.Reason.Code == events.CodeNotFound {
 			break
 		}
 	}
@@ -239,7 +239,7 @@ func targetExists(v *view) Decision {
 	if len(ids) > shown {
 		ids, more = ids[:shown], fmt.Sprintf(" and %d more", len(ids)-shown)
 	}
-	return v.reject(CodeNotFound, "cluster %d has no server %d; it has %v%s", v.Operation.ClusterID, v.Operation.ServerID, ids, more)
+	return v.reject(events.CodeNotFound, "cluster %d has no server %d; it has %v%s", v.Operation.ClusterID, v.Operation.ServerID, ids, more)
 }
 
 func notDenied(v *view) Decision {
@@ -252,7 +252,7 @@ func notDenied(v *view) Decision {
 		if reason == "" {
 			reason = "it gives no reason"
 		}
-		return v.reject(CodeDenied, "the policy denies %s: %s; to lift it, change deny in the policy", denial.Matchers, reason)
+		return v.reject(events.CodeDenied, "the policy denies %s: %s; to lift it, change deny in the policy", denial.Matchers, reason)
 	}
 	return v.allow(func() string { return fmt.Sprintf("none of %s matches", count(len(v.Policy.Deny), "denial")) })
 }
@@ -272,7 +272,7 @@ func (v *view) paused(p events.Pause, what, lift string) Decision {
 	if !p.At.IsZero() {
 		since = " since " + stamp(p.At)
 	}
-	return v.wait(CodePaused, askPeopleAfter, "%s paused by %s%s: %s; lift it with %s",
+	return v.wait(events.CodePaused, askPeopleAfter, "%s paused by %s%s: %s; lift it with %s",
 		what, or(p.By, "somebody"), since, or(p.Reason, "no reason given"), lift)
 }
 
@@ -282,7 +282,7 @@ func notFailing(v *view) Decision {
 		failures = 0 // somebody has resumed the cluster since
 	}
 	if limit := v.limits.PauseAfterFailures; limit > 0 && failures >= limit {
-		return v.wait(CodeFailing, askPeopleAfter, "%d operations in a row have failed on cluster %d, the last is %s; see why (obwarden get %s), then lift it with obwarden resume %d",
+		return v.wait(events.CodeFailing, askPeopleAfter, "%d operations in a row have failed on cluster %d, the last is %s; see why (obwarden get %s), then lift it with obwarden resume %d",
 			failures, v.Operation.ClusterID, v.Record.LastFailure, v.Record.LastFailure, v.Operation.ClusterID)
 	}
 	return v.allow(func() string {
@@ -299,7 +299,7 @@ func notSuperseded(v *view) Decision {
 	}
 	newest := v.Record.Newest[v.Operation.ServerID]
 	if newest.Sequence > v.Operation.RequestSequence && newest.OperationID != v.Operation.OperationID {
-		return Decision{Verdict: Supersede, Reason: events.Reason{Code: CodeSuperseded, Message: fmt.Sprintf(
+		return Decision{Verdict: Supersede, Reason: events.Reason{Code: events.CodeSuperseded, Message: fmt.Sprintf(
 			"operation %s for server %d came later and takes its place", newest.OperationID, v.Operation.ServerID)}}
 	}
 	return v.allow(func() string { return "no newer request for the server" })
@@ -317,13 +317,13 @@ func stateFits(v *view) Decision {
 	}
 	switch {
 	case status == "CREATING" || status == "DELETING" || status == "DELETED":
-		return v.reject(CodeWrongState, "server %d is %s: there is nothing to %s", v.server.ID, status, kind)
+		return v.reject(events.CodeWrongState, "server %d is %s: there is nothing to %s", v.server.ID, status, kind)
 	case kind == events.Stop && Fulfilled(v.Operation, v.server):
-		return done(CodeAlreadyStopped)
+		return done(events.CodeAlreadyStopped)
 	case kind == events.Start && Fulfilled(v.Operation, v.server):
-		return done(CodeAlreadyRunning)
+		return done(events.CodeAlreadyRunning)
 	case kind == events.Restart && stopped(status):
-		return v.reject(CodeWrongState, "server %d is %s: start it instead", v.server.ID, status)
+		return v.reject(events.CodeWrongState, "server %d is %s: start it instead", v.server.ID, status)
 	}
 	return v.allow(func() string { return fmt.Sprintf("server %d is %s", v.server.ID, or(status, "in a state unknown")) })
 }

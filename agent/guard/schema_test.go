@@ -16,7 +16,7 @@ import (
 	"github.com/prometheus/alertmanager/timeinterval"
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
-	"obwarden/events"
+	"github.com/obwarden/obwarden/events"
 )
 
 var update = flag.Bool("update", false, "write the JSON Schema anew")

@@ -6,7 +6,7 @@ import (
 	"slices"
 	"time"
 
-	"obwarden/events"
+	"github.com/obwarden/obwarden/events"
 )
 
 // insideWindow holds up what takes a server down; a start never waits for a window.
@@ -30,9 +30,9 @@ func insideWindow(v *view) Decision {
 	}
 	next := v.limits.nextInside(now)
 	if next.IsZero() {
-		return v.waitUntil(CodeOutsideWindow, next, "%s, and no window opens within a year; to do it now, change the policy's windows", why)
+		return v.waitUntil(events.CodeOutsideWindow, next, "%s, and no window opens within a year; to do it now, change the policy's windows", why)
 	}
-	return v.waitUntil(CodeOutsideWindow, next, "%s; the next window opens at %s", why, stamp(next))
+	return v.waitUntil(events.CodeOutsideWindow, next, "%s; the next window opens at %s", why, stamp(next))
 }
 
 func windowNames(windows []Window) []string {
@@ -155,7 +155,7 @@ func cooledDown(v *view) Decision {
 			c.length, c.what, c.after.Kind, c.after.ServerID, c.after.OperationID, stamp(c.after.At))
 	}
 	if !until.IsZero() {
-		return v.waitUntil(CodeCooldown, until, "%s; it waits until %s, or until the policy's cooldown is shorter", why, stamp(until))
+		return v.waitUntil(events.CodeCooldown, until, "%s; it waits until %s, or until the policy's cooldown is shorter", why, stamp(until))
 	}
 	return v.allow(func() string {
 		if undoes {
@@ -182,11 +182,11 @@ func withinBudget(v *view) Decision {
 	cluster, fleet := v.limits.Budget, v.Policy.Fleet
 	spent, free := cluster.spent(v.clusterStarts, v.Now)
 	if !free.IsZero() {
-		return v.waitUntil(CodeBudget, free, over, spent, fmt.Sprint("cluster ", v.Operation.ClusterID), cluster.Window, cluster.Operations, stamp(free), "budget")
+		return v.waitUntil(events.CodeBudget, free, over, spent, fmt.Sprint("cluster ", v.Operation.ClusterID), cluster.Window, cluster.Operations, stamp(free), "budget")
 	}
 	all, free := fleet.spent(v.fleetStarts, v.Now)
 	if !free.IsZero() {
-		return v.waitUntil(CodeBudget, free, over, all, "all clusters", fleet.Window, fleet.Operations, stamp(free), "budget of all clusters")
+		return v.waitUntil(events.CodeBudget, free, over, all, "all clusters", fleet.Window, fleet.Operations, stamp(free), "budget of all clusters")
 	}
 	return v.allow(func() string {
 		return fmt.Sprintf("the cluster's: %s; of all clusters: %s", cluster.say(spent), fleet.say(all))

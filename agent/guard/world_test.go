@@ -9,8 +9,8 @@ import (
 
 	"pgregory.net/rapid"
 
-	"obwarden/agent/ocp"
-	"obwarden/events"
+	"github.com/obwarden/obwarden/agent/ocp"
+	"github.com/obwarden/obwarden/events"
 )
 
 // world is a cluster, an OCP, several agents and people, without a line of the rules:

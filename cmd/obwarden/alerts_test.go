@@ -13,10 +13,10 @@ import (
 	"testing"
 	"time"
 
-	"obwarden/agent/alerts"
-	"obwarden/agent/ocp/ocpsim"
-	"obwarden/agent/web"
-	"obwarden/events"
+	"github.com/obwarden/obwarden/agent/alerts"
+	"github.com/obwarden/obwarden/agent/ocp/ocpsim"
+	"github.com/obwarden/obwarden/agent/web"
+	"github.com/obwarden/obwarden/events"
 )
 
 const downPolicy = `alerts:

@@ -11,10 +11,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
-	"obwarden/agent/alerts"
-	"obwarden/agent/ocp"
-	"obwarden/events"
-	"obwarden/metrics"
+	"github.com/obwarden/obwarden/agent/alerts"
+	"github.com/obwarden/obwarden/agent/ocp"
+	"github.com/obwarden/obwarden/events"
+	"github.com/obwarden/obwarden/metrics"
 )
 
 func newCheck(a app) *cobra.Command {

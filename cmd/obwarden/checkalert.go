@@ -15,8 +15,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
-	"obwarden/agent/alerts"
-	"obwarden/metrics"
+	"github.com/obwarden/obwarden/agent/alerts"
+	"github.com/obwarden/obwarden/metrics"
 )
 
 func newCheckAlert(a app) *cobra.Command {

@@ -5,7 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"obwarden/agent/guard"
+	"github.com/obwarden/obwarden/agent/guard"
 )
 
 func newCheckPolicy(a app) *cobra.Command {

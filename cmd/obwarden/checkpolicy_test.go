@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"obwarden/agent/guard"
+	"github.com/obwarden/obwarden/agent/guard"
 )
 
 // command runs a command line that ends by itself.

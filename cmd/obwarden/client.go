@@ -15,7 +15,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/spf13/cobra"
 
-	"obwarden/events"
+	"github.com/obwarden/obwarden/events"
 )
 
 const (

@@ -19,7 +19,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"obwarden/events"
+	"github.com/obwarden/obwarden/events"
 )
 
 // longEnough is how long a test waits for what must come; it never waits for the time itself.

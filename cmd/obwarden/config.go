@@ -15,7 +15,7 @@ import (
 
 	"github.com/caarlos0/env/v10"
 
-	"obwarden/agent/guard"
+	"github.com/obwarden/obwarden/agent/guard"
 )
 
 const envPrefix = "OBWARDEN_"

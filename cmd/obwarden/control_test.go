@@ -5,9 +5,9 @@ import (
 	"strings"
 	"testing"
 
-	"obwarden/agent/guard"
-	"obwarden/agent/ocp/ocpsim"
-	"obwarden/events"
+	"github.com/obwarden/obwarden/agent/guard"
+	"github.com/obwarden/obwarden/agent/ocp/ocpsim"
+	"github.com/obwarden/obwarden/events"
 )
 
 // command runs a command to its end and returns its exit code and what it printed.

@@ -18,9 +18,9 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
-	"obwarden/agent/ocp/ocpsim"
-	"obwarden/agent/web"
-	"obwarden/events"
+	"github.com/obwarden/obwarden/agent/ocp/ocpsim"
+	"github.com/obwarden/obwarden/agent/web"
+	"github.com/obwarden/obwarden/events"
 )
 
 const demoPassword = "obdemo"

@@ -21,8 +21,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"obwarden/agent/ocp/ocpsim"
-	"obwarden/events"
+	"github.com/obwarden/obwarden/agent/ocp/ocpsim"
+	"github.com/obwarden/obwarden/events"
 )
 
 // patience is for what must happen; it is never waited out.

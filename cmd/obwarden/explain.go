@@ -12,8 +12,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"obwarden/agent/guard"
-	"obwarden/events"
+	"github.com/obwarden/obwarden/agent/guard"
+	"github.com/obwarden/obwarden/events"
 )
 
 // explainTimeout is how long an agent may take to decide on a dry run.

@@ -8,7 +8,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"obwarden/events"
+	"github.com/obwarden/obwarden/events"
 )
 
 const (

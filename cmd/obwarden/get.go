@@ -8,7 +8,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/spf13/cobra"
 
-	"obwarden/events"
+	"github.com/obwarden/obwarden/events"
 )
 
 func newGet(a app) *cobra.Command {

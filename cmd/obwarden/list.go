@@ -14,7 +14,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
-	"obwarden/events"
+	"github.com/obwarden/obwarden/events"
 )
 
 // listReaders is how many documents are fetched at once.

@@ -9,7 +9,7 @@ import (
 
 	"go.uber.org/goleak"
 
-	"obwarden/events"
+	"github.com/obwarden/obwarden/events"
 )
 
 // serveNATS makes the test binary a NATS server, listening on $serveNATSOn with

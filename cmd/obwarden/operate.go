@@ -16,7 +16,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/spf13/cobra"
 
-	"obwarden/events"
+	"github.com/obwarden/obwarden/events"
 )
 
 // order is the command line of a stop, start or restart.

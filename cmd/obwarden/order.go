@@ -8,7 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"obwarden/events"
+	"github.com/obwarden/obwarden/events"
 )
 
 // lookAgain is how often a command looks whether an order was carried out.

@@ -13,7 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/spf13/cobra"
 
-	"obwarden/events"
+	"github.com/obwarden/obwarden/events"
 )
 
 // pause is the command line of the kill switch. It writes where all agents look,

@@ -17,10 +17,10 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"obwarden/agent/alerts"
-	"obwarden/agent/web"
-	"obwarden/events"
-	"obwarden/metrics"
+	"github.com/obwarden/obwarden/agent/alerts"
+	"github.com/obwarden/obwarden/agent/web"
+	"github.com/obwarden/obwarden/events"
+	"github.com/obwarden/obwarden/metrics"
 )
 
 const readmePath = "../../README.md"

@@ -6,7 +6,7 @@ import (
 	"os"
 	"time"
 
-	"obwarden/agent/guard"
+	"github.com/obwarden/obwarden/agent/guard"
 )
 
 // policyInterval is how often a policy file is looked at for a change.

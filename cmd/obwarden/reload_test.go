@@ -14,7 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"obwarden/agent/guard"
+	"github.com/obwarden/obwarden/agent/guard"
 )
 
 // watched is a policy file under a watch, in a bubble of its own time.

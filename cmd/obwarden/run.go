@@ -26,13 +26,13 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/term"
 
-	"obwarden/agent"
-	"obwarden/agent/alerts"
-	"obwarden/agent/guard"
-	"obwarden/agent/ocp"
-	"obwarden/agent/web"
-	"obwarden/events"
-	"obwarden/metrics"
+	"github.com/obwarden/obwarden/agent"
+	"github.com/obwarden/obwarden/agent/alerts"
+	"github.com/obwarden/obwarden/agent/guard"
+	"github.com/obwarden/obwarden/agent/ocp"
+	"github.com/obwarden/obwarden/agent/web"
+	"github.com/obwarden/obwarden/events"
+	"github.com/obwarden/obwarden/metrics"
 )
 
 const (
@@ -405,7 +405,7 @@ func newOCPClient(c Config, m *metrics.Metrics, health *ocpHealth, log *slog.Log
 	return ocp.New(ocp.Config{
 		URL: c.OCPURL, Username: c.OCPUsername, Password: c.OCPPassword, AccessKey: c.OCPAccessKey, SecretKey: c.OCPSecretKey,
 		API: ocp.API(c.OCPAPI), Params: ocp.ParamStyle(c.OCPParams), CAFile: c.OCPCAFile,
-		Timeout: c.OCPTimeout, MaxRPS: c.OCPMaxRPS, UserAgent: "obwarden/" + version(),
+		Timeout: c.OCPTimeout, MaxRPS: c.OCPMaxRPS, UserAgent: "github.com/obwarden/obwarden/" + version(),
 		Observe: func(endpoint, code string, took time.Duration) {
 			m.OCPRequestDuration.WithLabelValues(endpoint, code).Observe(took.Seconds())
 			health.saw(endpoint, code)

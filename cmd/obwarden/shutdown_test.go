@@ -10,8 +10,8 @@ import (
 	"testing/synctest"
 	"time"
 
-	"obwarden/agent/ocp/ocpsim"
-	"obwarden/events"
+	"github.com/obwarden/obwarden/agent/ocp/ocpsim"
+	"github.com/obwarden/obwarden/events"
 )
 
 // natsProcess is a NATS server in a process of its own, beside the agents.

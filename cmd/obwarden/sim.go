@@ -6,7 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"obwarden/agent/ocp/ocpsim"
+	"github.com/obwarden/obwarden/agent/ocp/ocpsim"
 )
 
 func newSim(a app) *cobra.Command {

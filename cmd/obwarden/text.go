@@ -8,7 +8,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"obwarden/events"
+	"github.com/obwarden/obwarden/events"
 )
 
 // cleanText makes text of others safe to print: what a terminal would take for a

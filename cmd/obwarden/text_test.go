@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"obwarden/events"
+	"github.com/obwarden/obwarden/events"
 )
 
 func TestCleanText(t *testing.T) {

@@ -12,8 +12,8 @@ import (
 	"testing"
 	"time"
 
-	"obwarden/agent/ocp/ocpsim"
-	"obwarden/events"
+	"github.com/obwarden/obwarden/agent/ocp/ocpsim"
+	"github.com/obwarden/obwarden/events"
 )
 
 // TestKilledUnderLoadWithTornFilesEveryAcknowledgedRequestEnds kills the agent with

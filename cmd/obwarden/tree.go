@@ -8,7 +8,7 @@ import (
 	"strings"
 	"time"
 
-	"obwarden/events"
+	"github.com/obwarden/obwarden/events"
 )
 
 // style is what a tree is drawn for. Width and height 0: no limit.

@@ -9,7 +9,7 @@ import (
 	"time"
 	"unicode"
 
-	"obwarden/events"
+	"github.com/obwarden/obwarden/events"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")

@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/term"
 
-	"obwarden/events"
+	"github.com/obwarden/obwarden/events"
 )
 
 // frameTime is how often a live tree moves.

@@ -1,4 +1,4 @@
-module obwarden/grafana/draw
+module github.com/obwarden/obwarden/grafana/draw
 
 go 1.26.0
 

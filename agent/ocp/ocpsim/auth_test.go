@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"obwarden/agent/ocp/ocpsim"
+	"github.com/obwarden/obwarden/agent/ocp/ocpsim"
 )
 
 // atNoon is noon as a Date header.

@@ -6,7 +6,7 @@ import (
 	"net/http/httptest"
 	"time"
 
-	"obwarden/agent/ocp/ocpsim"
+	"github.com/obwarden/obwarden/agent/ocp/ocpsim"
 )
 
 // A stop whose answer gets lost: the client sees a broken connection, and yet the server stops.

@@ -10,7 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"obwarden/agent/ocp/ocpsim"
+	"github.com/obwarden/obwarden/agent/ocp/ocpsim"
 )
 
 // TestAnswerFaults: what a client sees, whether the stop happened all the same, and what the log says of it.

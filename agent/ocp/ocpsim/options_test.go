@@ -4,7 +4,7 @@ import (
 	"strings"
 	"testing"
 
-	"obwarden/agent/ocp/ocpsim"
+	"github.com/obwarden/obwarden/agent/ocp/ocpsim"
 )
 
 func TestOptions(t *testing.T) {

@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"obwarden/agent/ocp/ocpsim"
+	"github.com/obwarden/obwarden/agent/ocp/ocpsim"
 )
 
 // TestTasksList: six tasks, one a server, the third failed, the last two still running.

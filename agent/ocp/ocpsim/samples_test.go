@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"obwarden/agent/ocp/ocpsim"
+	"github.com/obwarden/obwarden/agent/ocp/ocpsim"
 )
 
 // TestAnswersHaveTheSamplesStructure holds each answer against the documentation's sample: every path of keys that

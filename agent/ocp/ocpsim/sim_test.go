@@ -13,7 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"obwarden/agent/ocp/ocpsim"
+	"github.com/obwarden/obwarden/agent/ocp/ocpsim"
 )
 
 // noon stands still: time passes in these tests by Advance alone.

@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"obwarden/agent/ocp/ocpsim"
+	"github.com/obwarden/obwarden/agent/ocp/ocpsim"
 )
 
 func TestOperationRunsToTheEnd(t *testing.T) {
