@@ -22,8 +22,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/obwarden/obwarden/agent/alerts"
-	"github.com/obwarden/obwarden/agent/guard"
 	"github.com/obwarden/obwarden/agent/ocp"
+	"github.com/obwarden/obwarden/agent/policy"
 	"github.com/obwarden/obwarden/events"
 	"github.com/obwarden/obwarden/metrics"
 )
@@ -53,7 +53,7 @@ type Config struct {
 	Metrics   *metrics.Metrics
 	Log       *slog.Logger
 	Machine   Machine
-	Policy    *guard.Policy    // SetPolicy changes it
+	Policy    *policy.Policy   // SetPolicy changes it
 	Silencer  *alerts.Silencer // nil: nothing is silenced
 	AckWait   time.Duration    // of the consumer
 	Timeout   time.Duration    // from the intent to the end of the call to OCP; less than Machine.Settle
@@ -67,7 +67,7 @@ type Agent struct {
 	slots   *slots
 	control *control
 	facts   *facts
-	policy  atomic.Pointer[guard.Policy]
+	policy  atomic.Pointer[policy.Policy]
 
 	news      atomic.Uint64 // counts what people change: policies, pauses
 	leftAlone atomic.Bool   // OCP, because it does not answer
@@ -166,7 +166,7 @@ func New(c Config) *Agent {
 }
 
 // SetPolicy has everything from now on decided by p, and what waits decided anew.
-func (a *Agent) SetPolicy(p *guard.Policy) {
+func (a *Agent) SetPolicy(p *policy.Policy) {
 	a.policy.Store(p)
 	a.news.Add(1)
 	a.reconsider(func(position) bool { return true })

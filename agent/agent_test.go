@@ -19,9 +19,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"go.uber.org/goleak"
 
-	"github.com/obwarden/obwarden/agent/guard"
 	"github.com/obwarden/obwarden/agent/ocp"
 	"github.com/obwarden/obwarden/agent/ocp/ocpsim"
+	"github.com/obwarden/obwarden/agent/policy"
 	"github.com/obwarden/obwarden/events"
 	"github.com/obwarden/obwarden/metrics"
 )
@@ -52,7 +52,7 @@ type rig struct {
 	machine Machine
 	timeout time.Duration
 	ackWait time.Duration
-	policy  *guard.Policy
+	policy  *policy.Policy
 	logged  *logBuffer
 	metrics *metrics.Metrics // of the agent started last
 	latest  *Agent           // started
@@ -94,8 +94,8 @@ func newRigOn(t testing.TB, sim *ocpsim.Sim, user ocpsim.User) *rig {
 
 // laxPolicy lets one operation a cluster go at a time and holds nothing else back:
 // most tests are about something else.
-func laxPolicy() *guard.Policy {
-	return &guard.Policy{Hash: "lax", Limits: guard.Limits{MaxConcurrent: 1}}
+func laxPolicy() *policy.Policy {
+	return &policy.Policy{Hash: "lax", Limits: policy.Limits{MaxConcurrent: 1}}
 }
 
 func (r *rig) startNATS(listen string) {

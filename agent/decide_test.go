@@ -15,12 +15,13 @@ import (
 
 	"github.com/obwarden/obwarden/agent/guard"
 	"github.com/obwarden/obwarden/agent/ocp/ocpsim"
+	"github.com/obwarden/obwarden/agent/policy"
 	"github.com/obwarden/obwarden/events"
 )
 
 // defaultLimits are those of a careful policy, without waiting times.
-func defaultLimits() guard.Limits {
-	return guard.Limits{MaxConcurrent: 1, KeepZones: guard.Majority, OneZoneAtATime: true, KeepRootServer: true}
+func defaultLimits() policy.Limits {
+	return policy.Limits{MaxConcurrent: 1, KeepZones: policy.Majority, OneZoneAtATime: true, KeepRootServer: true}
 }
 
 func (r *rig) awaitReason(key, code string) events.Operation {
@@ -57,7 +58,7 @@ func (r *rig) record(cluster int64) guard.Record {
 func TestAStopThatCostsTheMajorityIsRejectedWithoutACall(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, ocpsim.Config{})
-	r.policy = &guard.Policy{Hash: "strict", Limits: defaultLimits()}
+	r.policy = &policy.Policy{Hash: "strict", Limits: defaultLimits()}
 	if err := r.sim.SetServer(1, 3, "UNAVAILABLE", "INACTIVE"); err != nil {
 		t.Fatal(err)
 	}
@@ -188,7 +189,7 @@ func TestFailuresInARowHoldTheClusterBackUntilSomebodyResumes(t *testing.T) {
 func TestADryRunSaysWhatEachRuleSays(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, ocpsim.Config{})
-	r.policy = &guard.Policy{Hash: "strict", Limits: defaultLimits()}
+	r.policy = &policy.Policy{Hash: "strict", Limits: defaultLimits()}
 	r.agent()
 	r.publish("ob.server.stop.request", `{"idempotency_key":"k","cluster_id":1,"server_id":2,"dry_run":true}`)
 	op := r.awaitEnd("k", events.Succeeded)
@@ -416,7 +417,7 @@ func TestTheBudgetOfAllClustersHoldsForAllAgents(t *testing.T) {
 	}
 	r := newRig(t, ocpsim.Config{Clusters: clusters})
 	r.policy = laxPolicy()
-	r.policy.Fleet = guard.Budget{Operations: 3, Window: time.Hour}
+	r.policy.Fleet = policy.Budget{Operations: 3, Window: time.Hour}
 	for i := range 3 {
 		r.machine.Agent = fmt.Sprint("agent", i)
 		r.agent()

@@ -20,9 +20,9 @@ import (
 
 	"github.com/obwarden/obwarden/agent"
 	"github.com/obwarden/obwarden/agent/alerts"
-	"github.com/obwarden/obwarden/agent/guard"
 	"github.com/obwarden/obwarden/agent/ocp"
 	"github.com/obwarden/obwarden/agent/ocp/ocpsim"
+	"github.com/obwarden/obwarden/agent/policy"
 	"github.com/obwarden/obwarden/events"
 	"github.com/obwarden/obwarden/metrics"
 )
@@ -327,7 +327,7 @@ func TestOperation(t *testing.T) {
 	defer client.Close()
 	u := connect(t, url, "agent")
 	a := agent.New(agent.Config{
-		JetStream: u.js, Streams: u.openStreams(), OCP: client, Policy: &guard.Policy{Hash: "lax", Limits: guard.Limits{MaxConcurrent: 1}}, Log: slog.New(slog.DiscardHandler),
+		JetStream: u.js, Streams: u.openStreams(), OCP: client, Policy: &policy.Policy{Hash: "lax", Limits: policy.Limits{MaxConcurrent: 1}}, Log: slog.New(slog.DiscardHandler),
 		Metrics: metrics.New(prometheus.NewRegistry(), "test", "go", metrics.Scraped{}),
 		Machine: agent.Machine{Agent: "test", Settle: 2 * time.Second, StallAfter: time.Minute, PollMin: 10 * time.Millisecond, PollMax: 50 * time.Millisecond},
 		AckWait: 10 * time.Second, Timeout: time.Second,

@@ -15,8 +15,8 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/obwarden/obwarden/agent/guard"
 	"github.com/obwarden/obwarden/agent/ocp/ocpsim"
+	"github.com/obwarden/obwarden/agent/policy"
 	"github.com/obwarden/obwarden/events"
 )
 
@@ -173,7 +173,7 @@ func (w *world) alertRestarts(t *testing.T) {
 	if op.Source != "alertmanager" || op.Request.Reason != "OceanBaseServerDown on "+w.sick.ip || op.Request.Labels["alert_rule"] != "server-down" || op.Attempt != 1 {
 		t.Errorf("operation %+v", op)
 	}
-	if p, err := guard.Load(w.policy); err != nil || op.Policy != p.Hash {
+	if p, err := policy.Load(w.policy); err != nil || op.Policy != p.Hash {
 		t.Errorf("decided by policy %q, want the one of the file, %v", op.Policy, err)
 	}
 	if op.Task == nil || op.Task.Status != "SUCCESSFUL" || op.Task.Progress != 1 || len(op.Task.Subtasks) != 11 {

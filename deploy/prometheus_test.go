@@ -15,7 +15,7 @@ import (
 	"github.com/goccy/go-yaml"
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/obwarden/obwarden/agent/guard"
+	"github.com/obwarden/obwarden/agent/policy"
 	"github.com/obwarden/obwarden/metrics"
 )
 
@@ -219,9 +219,9 @@ func TestKubernetesNamesWhatIsThere(t *testing.T) {
 			t.Errorf("%s: no %s in secret %s", env.Name, ref.Key, ref.Name)
 		}
 	}
-	policy, err := guard.Parse("policy.yaml", []byte(objects["ConfigMap/obwarden-policy"].Data["policy.yaml"]))
-	if err != nil || len(policy.Alerts) == 0 || policy.Silence == nil {
-		t.Errorf("policy %+v, %v, want one that says what is made of alerts and what is silenced", policy, err)
+	p, err := policy.Parse("policy.yaml", []byte(objects["ConfigMap/obwarden-policy"].Data["policy.yaml"]))
+	if err != nil || len(p.Alerts) == 0 || p.Silence == nil {
+		t.Errorf("policy %+v, %v, want one that says what is made of alerts and what is silenced", p, err)
 	}
 }
 
@@ -272,11 +272,11 @@ func TestComposeSendsAlertsToTheAgent(t *testing.T) {
 	t.Parallel()
 	c := readCompose(t)
 	agent, alertmanager := c.Services["agent"], c.Services["alertmanager"]
-	policy := agent.Environment["OBWARDEN_POLICY_FILE"]
-	if !slices.Contains(agent.Volumes, "./policy:"+filepath.Dir(policy)+":ro") {
-		t.Errorf("policy %s is in none of the volumes %v", policy, agent.Volumes)
+	policyFile := agent.Environment["OBWARDEN_POLICY_FILE"]
+	if !slices.Contains(agent.Volumes, "./policy:"+filepath.Dir(policyFile)+":ro") {
+		t.Errorf("policy %s is in none of the volumes %v", policyFile, agent.Volumes)
 	}
-	if p, err := guard.Load("policy/" + filepath.Base(policy)); err != nil || len(p.Alerts) == 0 {
+	if p, err := policy.Load("policy/" + filepath.Base(policyFile)); err != nil || len(p.Alerts) == 0 {
 		t.Errorf("the policy has no alerts, or %v", err)
 	}
 	if len(alertmanager.Command) != 1 || len(alertmanager.Secrets) != 1 {

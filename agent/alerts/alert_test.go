@@ -9,7 +9,7 @@ import (
 
 	"github.com/prometheus/alertmanager/pkg/labels"
 
-	"github.com/obwarden/obwarden/agent/guard"
+	"github.com/obwarden/obwarden/agent/policy"
 	"github.com/obwarden/obwarden/events"
 )
 
@@ -24,7 +24,7 @@ func FuzzBody(f *testing.F) {
 	} {
 		f.Add([]byte(seed))
 	}
-	reason, err := guard.ParseReason("{{.Labels.alertname}} {{.Annotations.summary}}")
+	reason, err := policy.ParseReason("{{.Labels.alertname}} {{.Annotations.summary}}")
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -32,7 +32,7 @@ func FuzzBody(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	rules := []guard.AlertRule{{Name: "r", Matchers: labels.Matchers{any}, Kind: events.Stop, Target: guard.AlertTarget{ClusterID: "cid", ServerID: "sid"}, Reason: reason}}
+	rules := []policy.AlertRule{{Name: "r", Matchers: labels.Matchers{any}, Kind: events.Stop, Target: policy.AlertTarget{ClusterID: "cid", ServerID: "sid"}, Reason: reason}}
 	f.Fuzz(func(t *testing.T, body []byte) {
 		all, err := decodeBody(body)
 		if err != nil {

@@ -13,8 +13,8 @@ import (
 	"sync"
 	"time"
 
-	"github.com/obwarden/obwarden/agent/guard"
 	"github.com/obwarden/obwarden/agent/ocp"
+	"github.com/obwarden/obwarden/agent/policy"
 )
 
 const (
@@ -129,7 +129,7 @@ func (d *Directory) server(ctx context.Context, cluster, server int64) (ocp.Serv
 
 // find says which server the labels are about. A refusal says why that is not
 // certain; any other error means that OCP or the name server did not answer.
-func (d *Directory) find(ctx context.Context, t guard.AlertTarget, labels map[string]string) (cluster, server int64, err error) {
+func (d *Directory) find(ctx context.Context, t policy.AlertTarget, labels map[string]string) (cluster, server int64, err error) {
 	if t.ServerID != "" {
 		if server, err = idIn(labels, t.ServerID); err != nil {
 			return 0, 0, err
@@ -179,7 +179,7 @@ func (d *Directory) find(ctx context.Context, t guard.AlertTarget, labels map[st
 }
 
 // cluster is 0 where the rule names no label for it.
-func (d *Directory) cluster(ctx context.Context, t guard.AlertTarget, labels map[string]string) (int64, error) {
+func (d *Directory) cluster(ctx context.Context, t policy.AlertTarget, labels map[string]string) (int64, error) {
 	switch {
 	case t.ClusterID != "":
 		return idIn(labels, t.ClusterID)

@@ -6,8 +6,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/obwarden/obwarden/agent/guard"
 	"github.com/obwarden/obwarden/agent/ocp/ocpsim"
+	"github.com/obwarden/obwarden/agent/policy"
 	"github.com/obwarden/obwarden/events"
 )
 
@@ -27,12 +27,12 @@ func topology() []ocpsim.ClusterConfig {
 
 func TestAnAlertIsAboutOneServerForCertainOrRefused(t *testing.T) {
 	t.Parallel()
-	byIDs := guard.AlertTarget{ClusterID: "cid", ServerID: "sid"}
-	byAddress := guard.AlertTarget{Cluster: "c", Address: "a"}
-	byHost := guard.AlertTarget{Cluster: "c", Host: "a"}
-	anywhere := guard.AlertTarget{Host: "a"}
+	byIDs := policy.AlertTarget{ClusterID: "cid", ServerID: "sid"}
+	byAddress := policy.AlertTarget{Cluster: "c", Address: "a"}
+	byHost := policy.AlertTarget{Cluster: "c", Host: "a"}
+	anywhere := policy.AlertTarget{Host: "a"}
 	for i, test := range []struct {
-		target guard.AlertTarget
+		target policy.AlertTarget
 		labels string
 		want   string // cluster/server, or what the refusal says
 	}{
@@ -42,7 +42,7 @@ func TestAnAlertIsAboutOneServerForCertainOrRefused(t *testing.T) {
 		{byIDs, "cid=0 sid=2", "not an integer of at least 1"},
 		{byIDs, "cid=1 sid=+2", "not an integer of at least 1"},
 		{byIDs, "cid=1 sid=99999999999999999999", "not an integer of at least 1"},
-		{guard.AlertTarget{Cluster: "c", ServerID: "sid"}, "c=risk sid=21", "2/21"},
+		{policy.AlertTarget{Cluster: "c", ServerID: "sid"}, "c=risk sid=21", "2/21"},
 
 		{byAddress, "c=pay a=10.0.0.1:2882", "1/11"},
 		{byAddress, "c=risk a=10.0.0.1:2882", "2/21"},
@@ -58,7 +58,7 @@ func TestAnAlertIsAboutOneServerForCertainOrRefused(t *testing.T) {
 		{byAddress, "c=pay a=:2882", "no such host"},
 		{byAddress, "c=twin a=10.0.3.1:2882", "ambiguous"},
 		{byAddress, "c=none a=10.0.0.1:2882", "no cluster with the name"},
-		{guard.AlertTarget{ClusterID: "cid", Address: "a"}, "cid=4 a=10.0.4.1:2882", "4/41"},
+		{policy.AlertTarget{ClusterID: "cid", Address: "a"}, "cid=4 a=10.0.4.1:2882", "4/41"},
 
 		{byHost, "c=pay a=10.0.0.1:9100", "1/11"}, // an exporter's port
 		{byHost, "c=pay a=10.0.0.1", "1/11"},

@@ -23,9 +23,9 @@ import (
 
 	"github.com/obwarden/obwarden/agent"
 	"github.com/obwarden/obwarden/agent/alerts"
-	"github.com/obwarden/obwarden/agent/guard"
 	"github.com/obwarden/obwarden/agent/ocp"
 	"github.com/obwarden/obwarden/agent/ocp/ocpsim"
+	"github.com/obwarden/obwarden/agent/policy"
 	"github.com/obwarden/obwarden/events"
 	"github.com/obwarden/obwarden/metrics"
 )
@@ -49,15 +49,15 @@ type rig struct {
 	js      jetstream.JetStream
 	streams events.Streams
 	config  alerts.Config
-	policy  guard.Policy
+	policy  policy.Policy
 }
 
 var options = events.StreamOptions{Replicas: 1, Retention: time.Hour, AckWait: 5 * time.Second}
 
-func newRig(t *testing.T, config ocpsim.Config, rules ...guard.AlertRule) *rig {
+func newRig(t *testing.T, config ocpsim.Config, rules ...policy.AlertRule) *rig {
 	t.Helper()
 	config.Users = ocpsim.DefaultUsers("admin", "secret")
-	r := &rig{t: t, sim: ocpsim.Start(t, config), policy: guard.Policy{Alerts: rules}}
+	r := &rig{t: t, sim: ocpsim.Start(t, config), policy: policy.Policy{Alerts: rules}}
 	server, err := events.StartServer("127.0.0.1:0", t.TempDir(), slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
@@ -86,7 +86,7 @@ func newRig(t *testing.T, config ocpsim.Config, rules ...guard.AlertRule) *rig {
 	t.Cleanup(r.client.Close)
 	r.config = alerts.Config{
 		JetStream: r.js, Journal: r.streams.Operations, Bucket: bucket, Directory: alerts.NewDirectory(r.client),
-		Policy:    func() *guard.Policy { return &r.policy },
+		Policy:    func() *policy.Policy { return &r.policy },
 		Metrics:   metrics.New(prometheus.NewRegistry(), "", "", metrics.Scraped{}),
 		Log:       slog.New(slog.DiscardHandler),
 		Retention: options.Retention, Loopback: true,
@@ -108,7 +108,7 @@ func (r *rig) agent() {
 	a := agent.New(agent.Config{
 		JetStream: r.js, Streams: r.streams, OCP: r.client, Metrics: r.config.Metrics, Log: r.config.Log,
 		Machine: agent.Machine{Agent: "test", Settle: time.Second, StallAfter: time.Minute, PollMin: 10 * time.Millisecond, PollMax: 50 * time.Millisecond},
-		Policy:  &guard.Policy{Hash: "lax", Limits: guard.Limits{MaxConcurrent: 1}}, AckWait: options.AckWait, Timeout: 500 * time.Millisecond,
+		Policy:  &policy.Policy{Hash: "lax", Limits: policy.Limits{MaxConcurrent: 1}}, AckWait: options.AckWait, Timeout: 500 * time.Millisecond,
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -247,11 +247,11 @@ func matchers(t testing.TB, s string) labels.Matchers {
 }
 
 // down is a rule that stops a server whose observer is down.
-func down(t testing.TB) guard.AlertRule {
+func down(t testing.TB) policy.AlertRule {
 	t.Helper()
-	return guard.AlertRule{
+	return policy.AlertRule{
 		Name: "down", Matchers: matchers(t, `alertname="ObserverDown"`), Kind: events.Stop,
-		Target: guard.AlertTarget{Cluster: "ob_cluster", Address: "instance"},
+		Target: policy.AlertTarget{Cluster: "ob_cluster", Address: "instance"},
 	}
 }
 
@@ -273,7 +273,7 @@ func (r *rig) address(cluster, server int64) string {
 
 func reason(t testing.TB, text string) *template.Template {
 	t.Helper()
-	parsed, err := guard.ParseReason(text)
+	parsed, err := policy.ParseReason(text)
 	if err != nil {
 		t.Fatal(err)
 	}

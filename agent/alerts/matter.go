@@ -14,7 +14,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/obwarden/obwarden/agent/guard"
+	"github.com/obwarden/obwarden/agent/policy"
 	"github.com/obwarden/obwarden/events"
 )
 
@@ -77,7 +77,7 @@ func (m *matter) over(a alert) bool {
 
 // hinders says why a firing alert gets no request of its own now; "" where nothing
 // hinders. op is the operation of the latest request as the journal has it.
-func (m *matter) hinders(rule *guard.AlertRule, op events.Operation, now time.Time) (result, message string) {
+func (m *matter) hinders(rule *policy.AlertRule, op events.Operation, now time.Time) (result, message string) {
 	if m.Request == nil {
 		return "", ""
 	}
@@ -102,7 +102,7 @@ func (m *matter) hinders(rule *guard.AlertRule, op events.Operation, now time.Ti
 
 // matterKey is the same for all alerts of a rule that name their server the same way.
 // It needs no look at OCP: an alert that is resolved must count while OCP is away.
-func matterKey(rule *guard.AlertRule, labels map[string]string) string {
+func matterKey(rule *policy.AlertRule, labels map[string]string) string {
 	t := rule.Target
 	host := labels[t.Host]
 	if split, _, err := net.SplitHostPort(host); err == nil {

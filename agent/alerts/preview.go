@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/obwarden/obwarden/agent/guard"
+	"github.com/obwarden/obwarden/agent/policy"
 	"github.com/obwarden/obwarden/events"
 )
 
@@ -19,7 +19,7 @@ type Preview struct {
 // PreviewBody says what a policy would make of each alert of a webhook body. It asks
 // OCP where a server is to be looked up and changes nothing. An error means that the
 // body is no webhook; that OCP does not answer is the result of an alert.
-func PreviewBody(ctx context.Context, policy *guard.Policy, directory *Directory, body []byte, now time.Time) ([]Preview, error) {
+func PreviewBody(ctx context.Context, rules *policy.Policy, directory *Directory, body []byte, now time.Time) ([]Preview, error) {
 	all, err := decodeBody(body)
 	if err != nil {
 		return nil, err
@@ -33,7 +33,7 @@ func PreviewBody(ctx context.Context, policy *guard.Policy, directory *Directory
 			p.Message = err.Error()
 			continue
 		}
-		rule := match(policy.Alerts, a.Labels)
+		rule := match(rules.Alerts, a.Labels)
 		if rule == nil {
 			p.Message = "no rule of the policy matches it"
 			continue

@@ -11,8 +11,8 @@ import (
 	"time"
 
 	"github.com/obwarden/obwarden/agent/alerts"
-	"github.com/obwarden/obwarden/agent/guard"
 	"github.com/obwarden/obwarden/agent/ocp/ocpsim"
+	"github.com/obwarden/obwarden/agent/policy"
 	"github.com/obwarden/obwarden/events"
 )
 
@@ -21,7 +21,7 @@ import (
 func TestTheExamplesWorkWithARealAlertmanager(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, ocpsim.Config{Speed: 1000})
-	policy, err := guard.Load("../../deploy/policy/example.yaml")
+	policy, err := policy.Load("../../deploy/policy/example.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}

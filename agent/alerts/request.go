@@ -9,7 +9,7 @@ import (
 
 	"github.com/prometheus/alertmanager/pkg/labels"
 
-	"github.com/obwarden/obwarden/agent/guard"
+	"github.com/obwarden/obwarden/agent/policy"
 	"github.com/obwarden/obwarden/events"
 )
 
@@ -21,7 +21,7 @@ const ruleLabel = "alert_rule"
 
 // match returns the first rule that matches; nil: none. As in Prometheus, a label
 // that is not there is empty.
-func match(rules []guard.AlertRule, all map[string]string) *guard.AlertRule {
+func match(rules []policy.AlertRule, all map[string]string) *policy.AlertRule {
 	for i := range rules {
 		if matches(rules[i].Matchers, all) {
 			return &rules[i]
@@ -47,7 +47,7 @@ func keyOf(rule string, a alert) string {
 
 // requestOf makes the request that a rule has for an alert. It is as valid as one
 // that comes by NATS, or refused.
-func requestOf(rule *guard.AlertRule, a alert, cluster, server int64) (events.Request, error) {
+func requestOf(rule *policy.AlertRule, a alert, cluster, server int64) (events.Request, error) {
 	carried, err := carry(rule, a.Labels)
 	if err != nil {
 		return events.Request{}, err
@@ -68,7 +68,7 @@ func requestOf(rule *guard.AlertRule, a alert, cluster, server int64) (events.Re
 	return received.Request, err
 }
 
-func carry(rule *guard.AlertRule, all map[string]string) (map[string]string, error) {
+func carry(rule *policy.AlertRule, all map[string]string) (map[string]string, error) {
 	carried := map[string]string{}
 	if len(rule.Labels) == 0 {
 		for name, value := range all {
@@ -88,12 +88,12 @@ func carry(rule *guard.AlertRule, all map[string]string) (map[string]string, err
 }
 
 // reasonOf is one line of text.
-func reasonOf(rule *guard.AlertRule, a alert) (string, error) {
+func reasonOf(rule *policy.AlertRule, a alert) (string, error) {
 	if rule.Reason == nil {
 		return strings.TrimSpace("alert " + a.name()), nil
 	}
 	var out limited
-	if err := rule.Reason.Execute(&out, guard.AlertData{Labels: a.Labels, Annotations: a.Annotations}); err != nil {
+	if err := rule.Reason.Execute(&out, policy.AlertData{Labels: a.Labels, Annotations: a.Annotations}); err != nil {
 		return "", fmt.Errorf("reason of the rule: %w", err)
 	}
 	reason := strings.Join(strings.Fields(out.String()), " ")

@@ -14,7 +14,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/alertmanager/pkg/labels"
 
-	"github.com/obwarden/obwarden/agent/guard"
+	"github.com/obwarden/obwarden/agent/policy"
 	"github.com/obwarden/obwarden/events"
 	"github.com/obwarden/obwarden/metrics"
 )
@@ -48,7 +48,7 @@ type SilencerConfig struct {
 	Username, Password string // HTTP Basic
 	Journal            jetstream.Stream
 	Directory          *Directory
-	Policy             func() *guard.Policy // as it is now
+	Policy             func() *policy.Policy // as it is now
 	Metrics            *metrics.Metrics
 	Log                *slog.Logger
 }
@@ -90,7 +90,7 @@ func (s *Silencer) Before(ctx context.Context, op events.Operation) error {
 	return nil
 }
 
-func (s *Silencer) before(ctx context.Context, rule *guard.SilenceRule, op events.Operation, now time.Time) error {
+func (s *Silencer) before(ctx context.Context, rule *policy.SilenceRule, op events.Operation, now time.Time) error {
 	wanted, err := s.silencesOf(ctx, rule, op)
 	if err != nil {
 		return err
@@ -123,12 +123,12 @@ func (s *Silencer) before(ctx context.Context, rule *guard.SilenceRule, op event
 }
 
 // silencesOf are the matchers of each silence that the policy wants for op.
-func (s *Silencer) silencesOf(ctx context.Context, rule *guard.SilenceRule, op events.Operation) ([][]matcher, error) {
+func (s *Silencer) silencesOf(ctx context.Context, rule *policy.SilenceRule, op events.Operation) ([][]matcher, error) {
 	server, clusterName, err := s.Directory.server(ctx, op.ClusterID, op.ServerID)
 	if err != nil {
 		return nil, err
 	}
-	data := guard.SilenceData{
+	data := policy.SilenceData{
 		Cluster: clusterName, ClusterID: op.ClusterID, ServerID: op.ServerID, Kind: op.Kind, Zone: server.Zone,
 		Address: net.JoinHostPort(server.IP, strconv.Itoa(server.Port)), IP: server.IP, Port: server.Port, SQLPort: server.SQLPort,
 	}

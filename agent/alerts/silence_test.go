@@ -22,8 +22,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/obwarden/obwarden/agent/alerts"
-	"github.com/obwarden/obwarden/agent/guard"
 	"github.com/obwarden/obwarden/agent/ocp/ocpsim"
+	"github.com/obwarden/obwarden/agent/policy"
 	"github.com/obwarden/obwarden/events"
 )
 
@@ -162,7 +162,7 @@ type silencing struct {
 	url string // of Alertmanager
 }
 
-func newSilencing(t *testing.T, url string, rule *guard.SilenceRule) silencing {
+func newSilencing(t *testing.T, url string, rule *policy.SilenceRule) silencing {
 	t.Helper()
 	r := newRig(t, ocpsim.Config{})
 	r.policy.Silence = rule
@@ -245,13 +245,13 @@ func stopOf(server int64) events.Operation {
 	}
 }
 
-func silenceRule(t testing.TB, wait bool, silences ...string) *guard.SilenceRule {
+func silenceRule(t testing.TB, wait bool, silences ...string) *policy.SilenceRule {
 	t.Helper()
-	rule := &guard.SilenceRule{Grace: 5 * time.Minute, Wait: wait}
+	rule := &policy.SilenceRule{Grace: 5 * time.Minute, Wait: wait}
 	for _, s := range silences {
-		var matchers []guard.SilenceMatcher
+		var matchers []policy.SilenceMatcher
 		for text := range strings.SplitSeq(s, ";") {
-			m, err := guard.ParseSilenceMatcher(text)
+			m, err := policy.ParseSilenceMatcher(text)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -415,7 +415,7 @@ func TestASilenceThatCannotBeMadeDoesNotHoldTheOperationUp(t *testing.T) {
 	server := httptest.NewServer(&fake{silences: map[string]silence{}})
 	t.Cleanup(server.Close)
 	for name, test := range map[string]struct {
-		rule   *guard.SilenceRule
+		rule   *policy.SilenceRule
 		server int64
 	}{
 		"an empty value would silence everything": {silenceRule(t, true, `x="{{if lt .Port 10}}{{.IP}}{{end}}"`), 2},

@@ -25,7 +25,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/obwarden/obwarden/agent/guard"
+	"github.com/obwarden/obwarden/agent/policy"
 	"github.com/obwarden/obwarden/events"
 	"github.com/obwarden/obwarden/metrics"
 )
@@ -53,7 +53,7 @@ type Config struct {
 	Journal   jetstream.Stream   // events.OperationStream
 	Bucket    jetstream.KeyValue // by OpenBucket
 	Directory *Directory
-	Policy    func() *guard.Policy // as it is now
+	Policy    func() *policy.Policy // as it is now
 	Metrics   *metrics.Metrics
 	Log       *slog.Logger
 	Retention time.Duration // of the bucket
@@ -86,7 +86,7 @@ func NewWebhook(c Config) *Webhook {
 
 // StartAtZero makes the counters of a policy's alert rules, before it is in force: an
 // increase from nothing is not seen.
-func StartAtZero(m *metrics.Metrics, p *guard.Policy) {
+func StartAtZero(m *metrics.Metrics, p *policy.Policy) {
 	for _, rule := range p.Alerts {
 		for _, result := range []string{resultRequested, resultDuplicate, resultNotYet, resultGrouped, resultCooling, resultResolved, resultCancelled, resultRefused, resultFailed} {
 			m.Alerts.WithLabelValues(rule.Name, result)
@@ -195,7 +195,7 @@ func same(got, want string) bool {
 // take does what one alert asks for, counts it and tells of it.
 func (w *Webhook) take(ctx context.Context, raw json.RawMessage, now time.Time) Outcome {
 	a, err := decodeAlert(raw)
-	var rule *guard.AlertRule
+	var rule *policy.AlertRule
 	if err == nil {
 		rule = match(w.Policy().Alerts, a.Labels)
 	}
@@ -230,7 +230,7 @@ func (w *Webhook) take(ctx context.Context, raw json.RawMessage, now time.Time) 
 }
 
 // act is what a rule makes of an alert.
-func (w *Webhook) act(ctx context.Context, rule *guard.AlertRule, a alert, now time.Time, o *Outcome) error {
+func (w *Webhook) act(ctx context.Context, rule *policy.AlertRule, a alert, now time.Time, o *Outcome) error {
 	if !a.Firing {
 		return w.resolve(ctx, rule, a, now, o)
 	}
@@ -263,7 +263,7 @@ func (w *Webhook) act(ctx context.Context, rule *guard.AlertRule, a alert, now t
 
 // weigh decides on a firing alert in the light of what was done before, and reports
 // whether m changed.
-func (w *Webhook) weigh(ctx context.Context, rule *guard.AlertRule, a alert, now time.Time, m *matter, o *Outcome) (bool, error) {
+func (w *Webhook) weigh(ctx context.Context, rule *policy.AlertRule, a alert, now time.Time, m *matter, o *Outcome) (bool, error) {
 	o.Result, o.Message, o.OperationID = "", "", ""
 	if m.over(a) {
 		o.Result, o.Message = resultResolved, "this firing of it has been resolved"
@@ -310,7 +310,7 @@ func (w *Webhook) weigh(ctx context.Context, rule *guard.AlertRule, a alert, now
 }
 
 // resolve cancels what waits for alerts that have all been resolved.
-func (w *Webhook) resolve(ctx context.Context, rule *guard.AlertRule, a alert, now time.Time, o *Outcome) error {
+func (w *Webhook) resolve(ctx context.Context, rule *policy.AlertRule, a alert, now time.Time, o *Outcome) error {
 	var m matter
 	err := w.matters.update(ctx, matterKey(rule, a.Labels), now, func(stored *matter) (bool, error) {
 		news := stored.tell(a)

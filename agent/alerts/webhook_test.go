@@ -9,8 +9,8 @@ import (
 	"time"
 
 	"github.com/obwarden/obwarden/agent/alerts"
-	"github.com/obwarden/obwarden/agent/guard"
 	"github.com/obwarden/obwarden/agent/ocp/ocpsim"
+	"github.com/obwarden/obwarden/agent/policy"
 	"github.com/obwarden/obwarden/events"
 )
 
@@ -128,7 +128,7 @@ func TestALostBucketMakesNoSecondOperation(t *testing.T) {
 func TestAlertsOfTwoExportersOnOneHostAreOneMatter(t *testing.T) {
 	t.Parallel()
 	rule := down(t)
-	rule.Target = guard.AlertTarget{Cluster: "ob_cluster", Host: "instance"}
+	rule.Target = policy.AlertTarget{Cluster: "ob_cluster", Host: "instance"}
 	r := newRig(t, ocpsim.Config{}, rule)
 	ip, _, _ := strings.Cut(r.address(1, 2), ":")
 	first := r.sendOne(firing(ip+":9100", time.Now()), "requested")
@@ -279,7 +279,7 @@ func TestBadAlertsAreRefusedWithAReasonAndCounted(t *testing.T) {
 		many["l"+strings.Repeat("x", i)] = "v"
 	}
 	start := time.Now()
-	sound := func(change func(*alert, *guard.AlertRule)) func(*rig) alert {
+	sound := func(change func(*alert, *policy.AlertRule)) func(*rig) alert {
 		return func(r *rig) alert {
 			a := firing(r.address(1, 2), start)
 			change(&a, &r.policy.Alerts[0])
@@ -291,27 +291,27 @@ func TestBadAlertsAreRefusedWithAReasonAndCounted(t *testing.T) {
 		rule  string
 		want  string
 	}{
-		"status":             {sound(func(a *alert, _ *guard.AlertRule) { a.Status = "pending" }), "none", `status "pending"`},
-		"no start":           {sound(func(a *alert, _ *guard.AlertRule) { a.StartsAt = time.Time{} }), "none", "startsAt is missing"},
-		"no labels":          {sound(func(a *alert, _ *guard.AlertRule) { a.Labels = nil }), "none", "no labels"},
-		"too many labels":    {sound(func(a *alert, _ *guard.AlertRule) { a.Labels = many }), "none", "65 labels"},
-		"control characters": {sound(func(a *alert, _ *guard.AlertRule) { a.Labels["x"] = "a\x1b[31m" }), "none", "control characters"},
-		"long value":         {sound(func(a *alert, _ *guard.AlertRule) { a.Labels["x"] = strings.Repeat("v", 2000) }), "none", "2000 bytes"},
-		"no name":            {sound(func(a *alert, _ *guard.AlertRule) { a.Labels[""] = "v" }), "none", "a name has 1 to"},
-		"no rule":            {sound(func(a *alert, _ *guard.AlertRule) { a.Labels["alertname"] = "Other" }), "none", "no rule"},
-		"no cluster label":   {sound(func(a *alert, _ *guard.AlertRule) { delete(a.Labels, "ob_cluster") }), "down", "no label ob_cluster"},
-		"no server label":    {sound(func(a *alert, _ *guard.AlertRule) { delete(a.Labels, "instance") }), "down", "no label instance"},
-		"unknown server":     {sound(func(a *alert, _ *guard.AlertRule) { a.Labels["instance"] = "192.0.2.1:2882" }), "down", "no server with the address"},
-		"template, no such label": {sound(func(_ *alert, rule *guard.AlertRule) { rule.Reason = reason(t, "{{.Labels.nothing}}") }),
+		"status":             {sound(func(a *alert, _ *policy.AlertRule) { a.Status = "pending" }), "none", `status "pending"`},
+		"no start":           {sound(func(a *alert, _ *policy.AlertRule) { a.StartsAt = time.Time{} }), "none", "startsAt is missing"},
+		"no labels":          {sound(func(a *alert, _ *policy.AlertRule) { a.Labels = nil }), "none", "no labels"},
+		"too many labels":    {sound(func(a *alert, _ *policy.AlertRule) { a.Labels = many }), "none", "65 labels"},
+		"control characters": {sound(func(a *alert, _ *policy.AlertRule) { a.Labels["x"] = "a\x1b[31m" }), "none", "control characters"},
+		"long value":         {sound(func(a *alert, _ *policy.AlertRule) { a.Labels["x"] = strings.Repeat("v", 2000) }), "none", "2000 bytes"},
+		"no name":            {sound(func(a *alert, _ *policy.AlertRule) { a.Labels[""] = "v" }), "none", "a name has 1 to"},
+		"no rule":            {sound(func(a *alert, _ *policy.AlertRule) { a.Labels["alertname"] = "Other" }), "none", "no rule"},
+		"no cluster label":   {sound(func(a *alert, _ *policy.AlertRule) { delete(a.Labels, "ob_cluster") }), "down", "no label ob_cluster"},
+		"no server label":    {sound(func(a *alert, _ *policy.AlertRule) { delete(a.Labels, "instance") }), "down", "no label instance"},
+		"unknown server":     {sound(func(a *alert, _ *policy.AlertRule) { a.Labels["instance"] = "192.0.2.1:2882" }), "down", "no server with the address"},
+		"template, no such label": {sound(func(_ *alert, rule *policy.AlertRule) { rule.Reason = reason(t, "{{.Labels.nothing}}") }),
 			"down", `no entry for key "nothing"`},
-		"template, endless": {sound(func(_ *alert, rule *guard.AlertRule) {
+		"template, endless": {sound(func(_ *alert, rule *policy.AlertRule) {
 			rule.Reason = reason(t, `{{define "x"}}again {{template "x"}}{{end}}{{template "x"}}`)
 		}), "down", "over 1024 bytes"},
-		"template, long": {sound(func(a *alert, rule *guard.AlertRule) {
+		"template, long": {sound(func(a *alert, rule *policy.AlertRule) {
 			a.Annotations = map[string]string{"d": strings.Repeat("d", 2000)}
 			rule.Reason = reason(t, "{{.Annotations.d}}")
 		}), "down", "over 1024 bytes"},
-		"template, control characters": {sound(func(a *alert, rule *guard.AlertRule) {
+		"template, control characters": {sound(func(a *alert, rule *policy.AlertRule) {
 			a.Annotations = map[string]string{"d": "a\x00b"}
 			rule.Reason = reason(t, "{{.Annotations.d}}")
 		}), "down", "control characters"},
@@ -336,7 +336,7 @@ func TestAStormIsTakenInOneBody(t *testing.T) {
 		t.Fatal(err)
 	}
 	rule := down(t)
-	rule.Target = guard.AlertTarget{Host: "instance"}
+	rule.Target = policy.AlertTarget{Host: "instance"}
 	r := newRig(t, ocpsim.Config{Clusters: clusters}, rule)
 	var storm []alert
 	for _, cluster := range clusters {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/obwarden/obwarden/agent/ocp"
+	"github.com/obwarden/obwarden/agent/policy"
 	"github.com/obwarden/obwarden/events"
 )
 
@@ -50,7 +51,7 @@ type Facts struct {
 
 // Question is everything that a decision rests on.
 type Question struct {
-	Policy    *Policy
+	Policy    *policy.Policy
 	Control   Control // of all clusters and this one
 	Facts     Facts
 	Record    Record // of the cluster

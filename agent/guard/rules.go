@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/obwarden/obwarden/agent/ocp"
+	"github.com/obwarden/obwarden/agent/policy"
 	"github.com/obwarden/obwarden/events"
 )
 
@@ -128,7 +129,7 @@ func decideBy(all []rule, q *Question) Decision {
 // view is a question with what several rules look at, looked up once.
 type view struct {
 	*Question
-	limits     Limits
+	limits     policy.Limits
 	server     ocp.Server // zero: OCP shows no such server
 	zone       ocp.Zone   // the server's
 	work       []work     // under way in the cluster, without the operation's own
@@ -243,16 +244,9 @@ func targetExists(v *view) Decision {
 }
 
 func notDenied(v *view) Decision {
-	for i := range v.Policy.Deny {
-		denial := &v.Policy.Deny[i]
-		if !v.matches(denial.Matchers) {
-			continue
-		}
-		reason := denial.Reason
-		if reason == "" {
-			reason = "it gives no reason"
-		}
-		return v.reject(events.CodeDenied, "the policy denies %s: %s; to lift it, change deny in the policy", denial.Matchers, reason)
+	if denial := v.Policy.DenialOf(v.label); denial != nil {
+		return v.reject(events.CodeDenied, "the policy denies %s: %s; to lift it, change deny in the policy",
+			denial.Matchers, or(denial.Reason, "it gives no reason"))
 	}
 	return v.allow(func() string { return fmt.Sprintf("none of %s matches", count(len(v.Policy.Deny), "denial")) })
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/obwarden/obwarden/agent/policy"
 	"github.com/obwarden/obwarden/events"
 )
 
@@ -15,95 +16,32 @@ func insideWindow(v *view) Decision {
 		return v.allow(func() string { return "a start takes no server down" })
 	}
 	now := v.Now.UTC() // intervals without a time zone are in UTC
-	block := containing(v.limits.Block, now)
-	if block == "" && (len(v.limits.Allow) == 0 || containing(v.limits.Allow, now) != "") {
+	block := policy.Containing(v.limits.Block, now)
+	if block == "" && (len(v.limits.Allow) == 0 || policy.Containing(v.limits.Allow, now) != "") {
 		return v.allow(func() string {
 			if len(v.limits.Allow) == 0 {
 				return "no window closes this moment"
 			}
-			return "inside " + containing(v.limits.Allow, now)
+			return "inside " + policy.Containing(v.limits.Allow, now)
 		})
 	}
 	why := "outside of " + list(windowNames(v.limits.Allow))
 	if block != "" {
 		why = "inside of " + block + ", which blocks"
 	}
-	next := v.limits.nextInside(now)
+	next := v.limits.NextOpen(now)
 	if next.IsZero() {
 		return v.waitUntil(events.CodeOutsideWindow, next, "%s, and no window opens within a year; to do it now, change the policy's windows", why)
 	}
 	return v.waitUntil(events.CodeOutsideWindow, next, "%s; the next window opens at %s", why, stamp(next))
 }
 
-func windowNames(windows []Window) []string {
+func windowNames(windows []policy.Window) []string {
 	var names []string
 	for _, w := range windows {
 		names = append(names, w.Name)
 	}
 	return names
-}
-
-// containing is the name of the first window that contains t; empty: none does.
-func containing(windows []Window, t time.Time) string {
-	for i := range windows {
-		for j := range windows[i].Intervals {
-			if windows[i].Intervals[j].ContainsTime(t) {
-				return or(windows[i].Name, "a window without a name")
-			}
-		}
-	}
-	return ""
-}
-
-func (l *Limits) inside(t time.Time) bool {
-	return containing(l.Block, t) == "" && (len(l.Allow) == 0 || containing(l.Allow, t) != "")
-}
-
-// nextInside is the first moment after t, which is outside, that is inside; zero
-// where there is none within a year. The next hour is looked at minute by minute,
-// because that is when the agent looks again; later, only the moments at which an
-// interval can begin or end are: its times of day and midnight, where it is.
-func (l *Limits) nextInside(t time.Time) time.Time {
-	t = t.UTC().Truncate(time.Minute)
-	for minutes := 1; minutes <= 60; minutes++ {
-		if at := t.Add(time.Duration(minutes) * time.Minute); l.inside(at) {
-			return at
-		}
-	}
-	type edge struct {
-		in     *time.Location
-		minute int // of the day
-	}
-	edges := map[edge]bool{}
-	for _, w := range slices.Concat(l.Allow, l.Block) {
-		for _, interval := range w.Intervals {
-			in := time.UTC
-			if interval.Location != nil && interval.Location.Location != nil {
-				in = interval.Location.Location
-			}
-			edges[edge{in, 0}] = true
-			for _, times := range interval.Times {
-				edges[edge{in, times.StartMinute}] = true
-				edges[edge{in, times.EndMinute}] = true
-			}
-		}
-	}
-	var next time.Time
-	for day := range 367 {
-		noon := t.AddDate(0, 0, day)
-		// Days begin at different moments in different places, two days apart at most.
-		if !next.IsZero() && next.Before(noon.AddDate(0, 0, -2)) {
-			break
-		}
-		for e := range edges {
-			year, month, date := noon.In(e.in).Date()
-			at := time.Date(year, month, date, 0, e.minute, 0, 0, e.in).UTC()
-			if at.After(t) && (next.IsZero() || at.Before(next)) && l.inside(at) {
-				next = at
-			}
-		}
-	}
-	return next
 }
 
 // cooledDown keeps the same from being done again and again to a server. It holds no
@@ -180,16 +118,16 @@ func withinBudget(v *view) Decision {
 	}
 	const over = "%d operations of %s that take a server down began within %s, at most %d may; the next may at %s, or when the policy's %s is larger"
 	cluster, fleet := v.limits.Budget, v.Policy.Fleet
-	spent, free := cluster.spent(v.clusterStarts, v.Now)
+	spent, free := cluster.Spent(v.clusterStarts, v.Now)
 	if !free.IsZero() {
 		return v.waitUntil(events.CodeBudget, free, over, spent, fmt.Sprint("cluster ", v.Operation.ClusterID), cluster.Window, cluster.Operations, stamp(free), "budget")
 	}
-	all, free := fleet.spent(v.fleetStarts, v.Now)
+	all, free := fleet.Spent(v.fleetStarts, v.Now)
 	if !free.IsZero() {
 		return v.waitUntil(events.CodeBudget, free, over, all, "all clusters", fleet.Window, fleet.Operations, stamp(free), "budget of all clusters")
 	}
 	return v.allow(func() string {
-		return fmt.Sprintf("the cluster's: %s; of all clusters: %s", cluster.say(spent), fleet.say(all))
+		return fmt.Sprintf("the cluster's: %s; of all clusters: %s", usage(cluster, spent), usage(fleet, all))
 	})
 }
 
@@ -219,37 +157,26 @@ func (v *view) fleetStarts(yield func(time.Time) bool) {
 	}
 }
 
-// spent is how much of the budget is used up at now and, where that is all of it,
-// when the next share is free; zero: one is free now.
-func (b Budget) spent(starts iter.Seq[time.Time], now time.Time) (n int, free time.Time) {
-	if b.Operations <= 0 {
-		return 0, time.Time{}
-	}
-	over := now.Add(-b.Window)
-	for at := range starts {
-		if at.After(over) {
-			n++
-		}
-	}
-	if n < b.Operations {
-		return n, time.Time{}
-	}
-	lately := slices.SortedFunc(starts, time.Time.Compare)
-	return n, lately[len(lately)-b.Operations].Add(b.Window)
+// Reserves reports whether the operation needs a share of the budget of all clusters that
+// it does not have yet.
+func (q *Question) Reserves() bool {
+	return q.Policy.Fleet.Operations > 0 && takesDown(q.Operation.Kind) && !q.Retry &&
+		!slices.ContainsFunc(q.Fleet.Taken, func(t Taken) bool { return t.OperationID == q.Operation.OperationID })
 }
 
 // BudgetsUsed are the shares that are used of the cluster's budget and of that of all
 // clusters, 0 to 1; 0 where there is no budget.
 func (q *Question) BudgetsUsed() (cluster, fleet float64) {
 	v := &view{Question: q, limits: q.Limits()}
-	ratio := func(b Budget, starts iter.Seq[time.Time]) float64 {
-		spent, _ := b.spent(starts, q.Now)
+	ratio := func(b policy.Budget, starts iter.Seq[time.Time]) float64 {
+		spent, _ := b.Spent(starts, q.Now)
 		return float64(spent) / float64(max(1, b.Operations))
 	}
 	return ratio(v.limits.Budget, v.clusterStarts), ratio(q.Policy.Fleet, v.fleetStarts)
 }
 
-func (b Budget) say(spent int) string {
+// usage says how much of a budget is spent.
+func usage(b policy.Budget, spent int) string {
 	if b.Operations <= 0 {
 		return "no limit"
 	}

@@ -10,6 +10,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/obwarden/obwarden/agent/ocp"
+	"github.com/obwarden/obwarden/agent/policy"
 	"github.com/obwarden/obwarden/events"
 )
 
@@ -19,7 +20,7 @@ type world struct {
 	random  *rand.Rand // what happens; its seed is rapid's, as is the policy
 	decide  func(*Question) Decision
 	clock   time.Time
-	policy  *Policy
+	policy  *policy.Policy
 	openAt  [2]int // hours of the day at which servers may be taken down; equal: always
 	control Control
 
@@ -77,20 +78,20 @@ func newWorld(t *rapid.T, decide func(*Question) Decision) *world {
 	for i := range w.zones * each {
 		w.servers = append(w.servers, &machine{id: int64(i + 1), zone: i / each, status: "RUNNING"})
 	}
-	w.policy = &Policy{Limits: Limits{
+	w.policy = &policy.Policy{Limits: policy.Limits{
 		MaxConcurrent:  rapid.IntRange(1, 3).Draw(t, "max concurrent"),
-		KeepZones:      rapid.SampledFrom([]int{Majority, Majority, 0, 1, 2}).Draw(t, "keep zones"),
+		KeepZones:      rapid.SampledFrom([]int{policy.Majority, policy.Majority, 0, 1, 2}).Draw(t, "keep zones"),
 		OneZoneAtATime: rapid.Bool().Draw(t, "one zone at a time"),
 		Supersede:      rapid.SampledFrom([]bool{false, false, false, true}).Draw(t, "supersede"),
-		Budget:         Budget{Operations: rapid.IntRange(0, 3).Draw(t, "budget"), Window: 3 * time.Hour},
-		Cooldown: Cooldown{
+		Budget:         policy.Budget{Operations: rapid.IntRange(0, 3).Draw(t, "budget"), Window: 3 * time.Hour},
+		Cooldown: policy.Cooldown{
 			Server: time.Duration(rapid.IntRange(0, 30).Draw(t, "cooldown")) * time.Minute, Failure: 10 * time.Minute,
 		},
 		PauseAfterFailures: rapid.SampledFrom([]int{0, 2, 3}).Draw(t, "pause after"),
 	}}
 	if rapid.Bool().Draw(t, "window") {
 		w.openAt = [2]int{rapid.IntRange(0, 12).Draw(t, "from"), rapid.IntRange(13, 24).Draw(t, "to")}
-		w.policy.Limits.Allow = []Window{hours("open", "", w.openAt[0], w.openAt[1])}
+		w.policy.Limits.Allow = []policy.Window{hours("open", "", w.openAt[0], w.openAt[1])}
 	}
 	for range rapid.IntRange(1, 3).Draw(t, "agents") {
 		w.agents = append(w.agents, &agent{})
@@ -302,7 +303,7 @@ func (w *world) check(o *order, retry bool) {
 		}
 	}
 	keep := w.policy.Limits.KeepZones
-	if keep == Majority && 2*whole <= w.zones || keep != Majority && whole < keep {
+	if keep == policy.Majority && 2*whole <= w.zones || keep != policy.Majority && whole < keep {
 		w.breach("%s leaves %d of %d zones whole, %d must (-1: most)", o.OperationID, whole, w.zones, keep)
 	}
 	for _, m := range w.servers {
@@ -528,22 +529,22 @@ func TestEveryRuleIsNeeded(t *testing.T) {
 			}
 		})
 	}
-	for name, policy := range map[string]Limits{
+	for name, limits := range map[string]policy.Limits{
 		"pause":         {MaxConcurrent: 1},
 		"server_slot":   {MaxConcurrent: 3},
 		"server_in_ocp": {MaxConcurrent: 3},
 		"active_zone":   {MaxConcurrent: 3, OneZoneAtATime: true},
 		"stopped_zone":  {MaxConcurrent: 3, OneZoneAtATime: true},
-		"majority":      {MaxConcurrent: 1, KeepZones: Majority},
-		"window":        {MaxConcurrent: 3, Allow: []Window{hours("open", "", 0, 13)}},
-		"budget":        {MaxConcurrent: 3, Budget: Budget{Operations: 2, Window: 3 * time.Hour}},
+		"majority":      {MaxConcurrent: 1, KeepZones: policy.Majority},
+		"window":        {MaxConcurrent: 3, Allow: []policy.Window{hours("open", "", 0, 13)}},
+		"budget":        {MaxConcurrent: 3, Budget: policy.Budget{Operations: 2, Window: 3 * time.Hour}},
 	} {
 		t.Run("world/"+name, func(t *testing.T) {
 			t.Parallel()
 			breaches := func(decide func(*Question) Decision) int {
 				worlds := rapid.Custom(func(t *rapid.T) int {
 					w := newWorld(t, decide)
-					if w.policy.Limits, w.openAt = policy, [2]int{}; len(policy.Allow) > 0 {
+					if w.policy.Limits, w.openAt = limits, [2]int{}; len(limits.Allow) > 0 {
 						w.openAt = [2]int{0, 13}
 					}
 					return len(w.play(150))
@@ -570,7 +571,7 @@ func TestOfTwoAgentsOneGetsTheLastSlot(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		w := newWorld(t, Decide)
-		w.policy.Limits, w.openAt = Limits{MaxConcurrent: 1}, [2]int{}
+		w.policy.Limits, w.openAt = policy.Limits{MaxConcurrent: 1}, [2]int{}
 		w.arrive(events.Stop, 1)
 		w.arrive(events.Restart, int64(len(w.servers)))
 		w.agents = []*agent{{}, {}}

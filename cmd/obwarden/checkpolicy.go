@@ -6,6 +6,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/obwarden/obwarden/agent/guard"
+	"github.com/obwarden/obwarden/agent/policy"
+	"github.com/obwarden/obwarden/agent/policy/policytest"
 )
 
 func newCheckPolicy(a app) *cobra.Command {
@@ -42,10 +44,10 @@ Exit codes: 0 all is well, 1 a policy test failed, 2 a file is faulty.`,
 	cmd.RunE = func(_ *cobra.Command, args []string) error {
 		switch {
 		case *byDefault:
-			_, err := fmt.Fprint(a.stdout, guard.DefaultFile())
+			_, err := fmt.Fprint(a.stdout, policy.DefaultFile())
 			return err
 		case *schema:
-			_, err := fmt.Fprint(a.stdout, guard.SchemaFile())
+			_, err := fmt.Fprint(a.stdout, policy.SchemaFile())
 			return err
 		case *test:
 			return testPolicies(a, args)
@@ -86,7 +88,7 @@ func testPolicies(a app, files []string) error {
 	s.width = 0 // places and reasons must stay whole
 	worst := 0
 	for _, file := range files {
-		results, err := guard.RunTests(file)
+		results, err := policytest.Run(file)
 		if err != nil {
 			worst = exitUsage
 			fmt.Fprintln(a.stderr, cleanText(err.Error()))
@@ -113,7 +115,7 @@ func testPolicies(a app, files []string) error {
 }
 
 // printFailed shows what a person needs to see why: what every rule says.
-func printFailed(a app, s style, r guard.TestResult) {
+func printFailed(a app, s style, r policytest.Result) {
 	print := func(l line) { fmt.Fprintln(a.stdout, s.render(l)) }
 	print(line{{fmt.Sprintf("%s:%d:%d: ", cleanLine(r.File), r.Line, r.Column), ""}, {cleanLine(r.Test + ": " + r.Request), bold}})
 	print(line{{"    expected  ", ""}, {cleanLine(r.Want), green}})

@@ -15,7 +15,7 @@ import (
 
 	"github.com/caarlos0/env/v10"
 
-	"github.com/obwarden/obwarden/agent/guard"
+	"github.com/obwarden/obwarden/agent/policy"
 )
 
 const envPrefix = "OBWARDEN_"
@@ -138,11 +138,11 @@ func (c Config) check() []error {
 }
 
 // policy is what the agent holds operations to. The error lists every fault of the file.
-func (c Config) policy() (*guard.Policy, error) {
+func (c Config) policy() (*policy.Policy, error) {
 	if c.PolicyFile == "" {
-		return guard.Default(), nil
+		return policy.Default(), nil
 	}
-	return guard.Load(c.PolicyFile)
+	return policy.Load(c.PolicyFile)
 }
 
 // checkOCP is what a command needs that calls OCP.

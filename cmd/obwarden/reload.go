@@ -6,7 +6,7 @@ import (
 	"os"
 	"time"
 
-	"github.com/obwarden/obwarden/agent/guard"
+	"github.com/obwarden/obwarden/agent/policy"
 )
 
 // policyInterval is how often a policy file is looked at for a change.
@@ -15,10 +15,10 @@ const policyInterval = 5 * time.Second
 // policyWatch takes changes of a policy file over while the agent runs. A faulty file
 // is refused as a whole: the policy that is in force stays.
 type policyWatch struct {
-	file     string              // empty: the built-in policy, which does not change
-	taken    string              // hash of the policy in force
-	apply    func(*guard.Policy) // puts a policy in force
-	reloaded func(error)         // what became of a file, nil: it is in force
+	file     string               // empty: the built-in policy, which does not change
+	taken    string               // hash of the policy in force
+	apply    func(*policy.Policy) // puts a policy in force
+	reloaded func(error)          // what became of a file, nil: it is in force
 	log      *slog.Logger
 }
 
@@ -40,13 +40,13 @@ func (w *policyWatch) run(ctx context.Context, hangups <-chan os.Signal) {
 				w.log.Info("there is nothing to reload: the policy is the built-in one, OBWARDEN_POLICY_FILE is not set")
 				continue
 			}
-			handled = w.take(guard.Load(w.file))
+			handled = w.take(policy.Load(w.file))
 			seen = handled
 		case <-ticker.C:
 			if w.file == "" {
 				continue
 			}
-			p, err := guard.Load(w.file)
+			p, err := policy.Load(w.file)
 			now := looks(p, err)
 			if now == seen && now != handled {
 				handled = w.take(p, err)
@@ -57,7 +57,7 @@ func (w *policyWatch) run(ctx context.Context, hangups <-chan os.Signal) {
 }
 
 // looks tells one content of the file from another, faulty ones too.
-func looks(p *guard.Policy, err error) string {
+func looks(p *policy.Policy, err error) string {
 	if err != nil {
 		return err.Error()
 	}
@@ -65,7 +65,7 @@ func looks(p *guard.Policy, err error) string {
 }
 
 // take puts a policy in force, or says why not, and returns what it looks like.
-func (w *policyWatch) take(p *guard.Policy, err error) string {
+func (w *policyWatch) take(p *policy.Policy, err error) string {
 	switch {
 	case err != nil:
 		w.log.Error("the policy file is refused, the policy in force stays", "file", w.file, "policy", w.taken, "err", err)

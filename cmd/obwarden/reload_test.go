@@ -14,7 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/obwarden/obwarden/agent/guard"
+	"github.com/obwarden/obwarden/agent/policy"
 )
 
 // watched is a policy file under a watch, in a bubble of its own time.
@@ -29,7 +29,7 @@ type watched struct {
 	errs    []error
 }
 
-func (w *watched) apply(p *guard.Policy) {
+func (w *watched) apply(p *policy.Policy) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.applied = append(w.applied, p.Limits.MaxConcurrent)
@@ -46,7 +46,7 @@ func watchFile(t *testing.T, content string, test func(*watched)) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &watched{t: t, file: filepath.Join(dir, "policy.yaml"), hangups: make(chan os.Signal, 1), log: newOutput()}
 		w.write(content)
-		p, err := guard.Load(w.file)
+		p, err := policy.Load(w.file)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -195,7 +195,7 @@ func TestTheBuiltInPolicyIsNotReloaded(t *testing.T) {
 		fail := func() { t.Error("reloaded") }
 		w := policyWatch{
 			taken: "default", log: slog.New(slog.NewTextHandler(log, nil)),
-			apply: func(*guard.Policy) { fail() }, reloaded: func(error) { fail() },
+			apply: func(*policy.Policy) { fail() }, reloaded: func(error) { fail() },
 		}
 		hangups := make(chan os.Signal, 1)
 		go w.run(t.Context(), hangups)

@@ -28,8 +28,8 @@ import (
 
 	"github.com/obwarden/obwarden/agent"
 	"github.com/obwarden/obwarden/agent/alerts"
-	"github.com/obwarden/obwarden/agent/guard"
 	"github.com/obwarden/obwarden/agent/ocp"
+	"github.com/obwarden/obwarden/agent/policy"
 	"github.com/obwarden/obwarden/agent/web"
 	"github.com/obwarden/obwarden/events"
 	"github.com/obwarden/obwarden/metrics"
@@ -86,7 +86,7 @@ type started struct {
 // configured. At each hangup it reads its policy anew. running, if not nil, is called
 // once requests are taken.
 func runAgent(ctx context.Context, c Config, log *slog.Logger, hangups <-chan os.Signal, running func(started)) (err error) {
-	policy, err := c.policy()
+	loaded, err := c.policy()
 	if err != nil {
 		return exit(exitUsage, err)
 	}
@@ -144,8 +144,8 @@ func runAgent(ctx context.Context, c Config, log *slog.Logger, hangups <-chan os
 		return exit(exitUsage, err)
 	}
 	defer client.Close()
-	var inForce atomic.Pointer[guard.Policy]
-	inForce.Store(policy)
+	var inForce atomic.Pointer[policy.Policy]
+	inForce.Store(loaded)
 	directory := alerts.NewDirectory(client)
 	var silencer *alerts.Silencer // nil: nothing is silenced
 	if c.AlertmanagerURL != "" {
@@ -159,7 +159,7 @@ func runAgent(ctx context.Context, c Config, log *slog.Logger, hangups <-chan os
 	a = agent.New(agent.Config{
 		JetStream: js, Streams: streams, OCP: client, Metrics: m, Log: log,
 		Machine: agent.Machine{Agent: hostname(), Settle: c.Settle, StallAfter: c.StallAfter, PollMin: c.PollMin, PollMax: c.PollMax, Refresh: c.Retention / 3},
-		Policy:  policy, Silencer: silencer,
+		Policy:  loaded, Silencer: silencer,
 		AckWait: c.AckWait,
 		// A call must be over well before anybody may take it for lost.
 		Timeout: min(c.OCPTimeout, c.Settle/2),
@@ -190,12 +190,12 @@ func runAgent(ctx context.Context, c Config, log *slog.Logger, hangups <-chan os
 	}
 	group.Go(func() error { keepInventory(alive, client, streams.Control, c, log); return nil })
 	group.Go(func() error {
-		apply := func(p *guard.Policy) {
+		apply := func(p *policy.Policy) {
 			alerts.StartAtZero(m, p)
 			inForce.Store(p)
 			a.SetPolicy(p)
 		}
-		w := policyWatch{file: c.PolicyFile, taken: policy.Hash, apply: apply, reloaded: m.PolicyReloaded, log: log}
+		w := policyWatch{file: c.PolicyFile, taken: loaded.Hash, apply: apply, reloaded: m.PolicyReloaded, log: log}
 		w.run(alive, hangups)
 		return nil
 	})

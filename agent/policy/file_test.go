@@ -1,4 +1,4 @@
-package guard
+package policy
 
 import (
 	"bytes"
@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/cockroachdb/datadriven"
+
+	"github.com/obwarden/obwarden/agent/policy/internal/strict"
 )
 
 // What the issue and the README promise. Numbers here and in policy.yaml are apart on
@@ -71,7 +73,7 @@ func allFields(t reflect.Type) []string {
 	}
 	var names []string
 	for _, f := range reflect.VisibleFields(t) {
-		if name := fieldName(f); name != "" && !strings.HasPrefix(t.PkgPath(), "github.com/") {
+		if name := strict.FieldName(f); name != "" && !strings.HasPrefix(t.PkgPath(), "github.com/") {
 			names = append(append(names, name), allFields(f.Type)...)
 		}
 	}
@@ -223,11 +225,11 @@ func TestLoadReadsAFileAndSaysWhyItCannot(t *testing.T) {
 	if p, err := Load(path); err != nil || p.Limits.MaxConcurrent != 2 {
 		t.Errorf("byte order mark: got %+v, %v", p, err)
 	}
-	write(bytes.Repeat([]byte("a: |\n  b\n"), MaxFileBytes/9)) // would cost the parser a minute
+	write(bytes.Repeat([]byte("a: |\n  b\n"), strict.MaxFileBytes/9)) // would cost the parser a minute
 	if _, err := Load(path); err == nil || !strings.Contains(err.Error(), "more than 1000 names") {
 		t.Errorf("many names: got %.100v", err)
 	}
-	write(bytes.Repeat([]byte("# comment\n"), MaxFileBytes/10+1))
+	write(bytes.Repeat([]byte("# comment\n"), strict.MaxFileBytes/10+1))
 	if _, err := Load(path); err == nil || !strings.Contains(err.Error(), "larger than 1048576 bytes") {
 		t.Errorf("a large file: got %v", err)
 	}

@@ -1,4 +1,4 @@
-package guard
+package policy
 
 import (
 	"errors"
@@ -10,6 +10,7 @@ import (
 
 	"github.com/prometheus/alertmanager/pkg/labels"
 
+	"github.com/obwarden/obwarden/agent/policy/internal/strict"
 	"github.com/obwarden/obwarden/events"
 )
 
@@ -23,15 +24,15 @@ const (
 )
 
 type alertFile struct {
-	Name       word          `yaml:"name" required:"true" doc:"of the rule, in metrics and keys: letters, digits, _ . -"`
-	Matchers   alertMatchers `yaml:"matchers" required:"true" doc:"of the alert's labels, all must match; of several rules that match the first counts"`
-	Target     targetFile    `yaml:"target" required:"true" doc:"which labels of the alert say which server it is about"`
-	Kind       kindWord      `yaml:"kind" required:"true" doc:"what is asked for: stop, start or restart"`
-	For        *duration     `yaml:"for" doc:"the alert must have fired for so long; 0s where nothing is said"`
-	AgainAfter *duration     `yaml:"again_after" doc:"how long after an operation the server may get another without its alerts having been resolved; 0s: never; 1h where nothing is said"`
-	Reason     *reasonText   `yaml:"reason" doc:"template of the request's reason, over .Labels and .Annotations; the alert's name where nothing is said"`
-	Labels     []labelName   `yaml:"labels" doc:"of the alert, carried into the request; empty: all"`
-	DryRun     bool          `yaml:"dry_run" doc:"decide and report, call nothing: to try a rule"`
+	Name       strict.Word      `yaml:"name" required:"true" doc:"of the rule, in metrics and keys: letters, digits, _ . -"`
+	Matchers   alertMatchers    `yaml:"matchers" required:"true" doc:"of the alert's labels, all must match; of several rules that match the first counts"`
+	Target     targetFile       `yaml:"target" required:"true" doc:"which labels of the alert say which server it is about"`
+	Kind       strict.Kind      `yaml:"kind" required:"true" doc:"what is asked for: stop, start or restart"`
+	For        *strict.Duration `yaml:"for" doc:"the alert must have fired for so long; 0s where nothing is said"`
+	AgainAfter *strict.Duration `yaml:"again_after" doc:"how long after an operation the server may get another without its alerts having been resolved; 0s: never; 1h where nothing is said"`
+	Reason     *reasonText      `yaml:"reason" doc:"template of the request's reason, over .Labels and .Annotations; the alert's name where nothing is said"`
+	Labels     []labelName      `yaml:"labels" doc:"of the alert, carried into the request; empty: all"`
+	DryRun     bool             `yaml:"dry_run" doc:"decide and report, call nothing: to try a rule"`
 }
 
 type targetFile struct {
@@ -42,7 +43,7 @@ type targetFile struct {
 	Host      labelName `yaml:"host" doc:"label with ip or host name; a port behind it, such as an exporter's, does not count"`
 }
 
-func (t targetFile) fault() string {
+func (t targetFile) Fault() string {
 	said := 0
 	for _, label := range []labelName{t.ServerID, t.Address, t.Host} {
 		if label != "" {
@@ -61,9 +62,9 @@ func (t targetFile) fault() string {
 }
 
 type silencesFile struct {
-	Alerts        []silencedFile `yaml:"alerts" doc:"what is silenced, a silence each; empty: nothing"`
-	Grace         *duration      `yaml:"grace" doc:"from the end of an operation to the end of its silences; 5m where nothing is said"`
-	IfUnreachable ifUnreachable  `yaml:"if_unreachable" doc:"go_on (where nothing is said), or wait: without silences nothing is submitted"`
+	Alerts        []silencedFile   `yaml:"alerts" doc:"what is silenced, a silence each; empty: nothing"`
+	Grace         *strict.Duration `yaml:"grace" doc:"from the end of an operation to the end of its silences; 5m where nothing is said"`
+	IfUnreachable ifUnreachable    `yaml:"if_unreachable" doc:"go_on (where nothing is said), or wait: without silences nothing is submitted"`
 }
 
 type silencedFile struct {
@@ -71,22 +72,22 @@ type silencedFile struct {
 }
 
 // alertRules and silence are what the sections mean.
-func (f *policyFile) alertRules(d *document) []AlertRule {
+func (f *policyFile) alertRules(d *strict.Document) []AlertRule {
 	var rules []AlertRule
 	for i, a := range f.Alerts {
-		at := a.Name.at
+		at := a.Name.At
 		switch {
 		case i == maxAlertRules:
-			d.faultf(at, "more than %d rules; join some with =~", maxAlertRules)
-		case a.Name.text == "":
+			d.Faultf(at, "more than %d rules; join some with =~", maxAlertRules)
+		case a.Name.Text == "":
 			continue // a fault already
-		case !ruleName.MatchString(a.Name.text) || a.Name.text == "none":
-			d.faultf(at, "%.60q is no name of a rule; write 1 to 64 letters, digits, _ . - and not none", a.Name.text)
-		case slices.ContainsFunc(rules, func(r AlertRule) bool { return r.Name == a.Name.text }):
-			d.faultf(at, "there is a rule %.60q already; choose another name", a.Name.text)
+		case !ruleName.MatchString(a.Name.Text) || a.Name.Text == "none":
+			d.Faultf(at, "%.60q is no name of a rule; write 1 to 64 letters, digits, _ . - and not none", a.Name.Text)
+		case slices.ContainsFunc(rules, func(r AlertRule) bool { return r.Name == a.Name.Text }):
+			d.Faultf(at, "there is a rule %.60q already; choose another name", a.Name.Text)
 		}
 		rule := AlertRule{
-			Name: a.Name.text, Matchers: a.Matchers.all(), Kind: events.Kind(a.Kind), AgainAfter: againAfter, DryRun: a.DryRun,
+			Name: a.Name.Text, Matchers: a.Matchers.all(), Kind: events.Kind(a.Kind), AgainAfter: againAfter, DryRun: a.DryRun,
 			Target: AlertTarget{
 				ClusterID: string(a.Target.ClusterID), Cluster: string(a.Target.Cluster),
 				ServerID: string(a.Target.ServerID), Address: string(a.Target.Address), Host: string(a.Target.Host),
@@ -126,7 +127,7 @@ var ruleName = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,64}$`)
 // labelName is a label of an alert.
 type labelName string
 
-func (l labelName) fault() string {
+func (l labelName) Fault() string {
 	if l == "" {
 		return "is empty; write the name of a label"
 	}
@@ -163,7 +164,7 @@ type alertMatchers []alertMatcherLine
 
 type alertMatcherLine struct{ matchers labels.Matchers }
 
-func (ms alertMatchers) fault() string {
+func (ms alertMatchers) Fault() string {
 	if len(ms) == 0 {
 		return `no matcher; add one, e.g. alertname="ObserverDown"`
 	}
@@ -203,7 +204,7 @@ type silenceMatcherLine struct {
 
 // fault finds silences of everything: a silence must be of the operation's own server,
 // zone or cluster.
-func (ms silenceMatchers) fault() string {
+func (ms silenceMatchers) Fault() string {
 	if !slices.ContainsFunc(ms, func(m silenceMatcherLine) bool {
 		return m.templated && (m.Type == labels.MatchEqual || m.Type == labels.MatchRegexp)
 	}) {

@@ -1,4 +1,4 @@
-package guard
+package policy
 
 import (
 	"bytes"
@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/alertmanager/timeinterval"
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
+	"github.com/obwarden/obwarden/agent/policy/internal/strict"
 	"github.com/obwarden/obwarden/events"
 )
 
@@ -39,7 +40,7 @@ func TestTheSchemaIsWhatTheCodeSays(t *testing.T) {
 		return
 	}
 	if !*update {
-		t.Fatal("policy.schema.json is not what the code says, run: go test ./agent/guard -run Schema -update")
+		t.Fatal("policy.schema.json is not what the code says, run: go test ./agent/policy -run Schema -update")
 	}
 	if err := os.WriteFile("policy.schema.json", want.Bytes(), 0o644); err != nil {
 		t.Fatal(err)
@@ -60,14 +61,14 @@ func schemaOf(t *testing.T, of reflect.Type, tag reflect.StructTag) object {
 	switch of {
 	case reflect.TypeFor[keepZones]():
 		s = object{"oneOf": []any{object{"const": "majority"}, object{"type": "integer", "minimum": 0, "maximum": maxZones}}}
-	case reflect.TypeFor[duration]():
+	case reflect.TypeFor[strict.Duration]():
 		s = object{"oneOf": []any{object{"type": "string", "minLength": 2, "pattern": durationPattern}, object{"const": 0}, object{"const": "0"}}}
-	case reflect.TypeFor[period]():
+	case reflect.TypeFor[strict.Period]():
 		s = object{"type": "string", "minLength": 2, "pattern": durationPattern}
-	case reflect.TypeFor[text](), reflect.TypeFor[word](), reflect.TypeFor[matcherLine](),
+	case reflect.TypeFor[strict.Text](), reflect.TypeFor[strict.Word](), reflect.TypeFor[matcherLine](),
 		reflect.TypeFor[labelName](), reflect.TypeFor[reasonText](), reflect.TypeFor[alertMatcherLine](), reflect.TypeFor[silenceMatcherLine]():
 		s = object{"type": "string", "minLength": 1}
-	case reflect.TypeFor[kindWord]():
+	case reflect.TypeFor[strict.Kind]():
 		s = object{"enum": events.Kinds()}
 	case reflect.TypeFor[ifUnreachable]():
 		s = object{"enum": []string{"go_on", "wait"}}
@@ -107,7 +108,7 @@ func schemaOfKind(t *testing.T, of reflect.Type, tag reflect.StructTag) object {
 		return object{"type": "integer", "minimum": least, "maximum": most}
 	case reflect.Slice:
 		s := object{"type": "array", "items": schemaOf(t, of.Elem(), "")}
-		if c, ok := reflect.Zero(of).Interface().(checked); ok && c.fault() != "" { // objects to no entries
+		if c, ok := reflect.Zero(of).Interface().(strict.Checked); ok && c.Fault() != "" { // objects to no entries
 			s["minItems"] = 1
 		}
 		return s
@@ -115,7 +116,7 @@ func schemaOfKind(t *testing.T, of reflect.Type, tag reflect.StructTag) object {
 		properties := object{}
 		var required []string
 		for _, f := range reflect.VisibleFields(of) {
-			name := fieldName(f)
+			name := strict.FieldName(f)
 			if name == "" {
 				continue
 			}

@@ -1,4 +1,4 @@
-package guard
+package policytest
 
 import (
 	"errors"
@@ -10,13 +10,14 @@ import (
 
 	"github.com/cockroachdb/datadriven"
 
+	"github.com/obwarden/obwarden/agent/policy"
 	"github.com/obwarden/obwarden/events"
 )
 
 // The examples that people copy must decide as they say.
 func TestTheExamplePolicyDecidesAsItsTestsSay(t *testing.T) {
 	t.Parallel()
-	results, err := RunTests("../../deploy/policy/example.test.yaml")
+	results, err := Run("../../../deploy/policy/example.test.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -32,7 +33,7 @@ func TestTheExamplePolicyDecidesAsItsTestsSay(t *testing.T) {
 
 func TestFaultsOfPolicyTestsAreAllListedWithTheirPlace(t *testing.T) {
 	t.Parallel()
-	datadriven.RunTest(t, "testdata/test-faults.txt", func(t *testing.T, td *datadriven.TestData) string {
+	datadriven.RunTest(t, "testdata/faults.txt", func(t *testing.T, td *datadriven.TestData) string {
 		if _, err := parseTests("policy.test.yaml", []byte(td.Input)); err != nil {
 			return err.Error() + "\n"
 		}
@@ -56,15 +57,15 @@ func TestAPolicyTestThatIsFaultyOrNamesAFaultyPolicyIsRefused(t *testing.T) {
 		"policy: faulty.yaml\n" + tests: filepath.Join(dir, "faulty.yaml") + ":1:28: must be at least 1",
 		"test: []\n":                    "policy.test.yaml:1:1: unknown name",
 	} {
-		_, err := RunTests(write("policy.test.yaml", content))
-		if _, ok := errors.AsType[Faults](err); !ok || !strings.Contains(err.Error(), want) {
+		_, err := Run(write("policy.test.yaml", content))
+		if _, ok := errors.AsType[policy.Faults](err); !ok || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: got %v, want %s", content, err, want)
 		}
 	}
-	if _, err := RunTests(write("policy.test.yaml", "policy: none.yaml\n"+tests)); !errors.Is(err, os.ErrNotExist) {
+	if _, err := Run(write("policy.test.yaml", "policy: none.yaml\n"+tests)); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("no policy: got %v", err)
 	}
-	if _, err := RunTests(filepath.Join(dir, "none")); !errors.Is(err, os.ErrNotExist) {
+	if _, err := Run(filepath.Join(dir, "none")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("no tests: got %v", err)
 	}
 }
@@ -101,7 +102,7 @@ tests:
 		t.Fatal(err)
 	}
 	test := f.Tests[0]
-	q := test.question(Default(), test.Cases[0])
+	q := test.question(policy.Default(), test.Cases[0])
 	now := time.Date(2026, 2, 28, 19, 0, 0, 0, time.UTC)
 	if !q.Now.Equal(now) || q.Facts.ClusterName != "prod" || q.Operation.ClusterID != 7 || q.Operation.Kind != events.Restart || q.Operation.ServerID != 3 ||
 		!q.Operation.Request.Force || q.Operation.Request.RequestedBy != "eve" || q.Operation.Source != "cli" || q.Operation.Request.Labels["team"] != "db" {
@@ -133,14 +134,14 @@ tests:
 	}
 
 	second := f.Tests[1]
-	q = second.question(Default(), second.Cases[0])
+	q = second.question(policy.Default(), second.Cases[0])
 	if len(q.Facts.Zones) != 3 || q.Facts.Zones[2].Servers[0].ID != 3 || q.Now.IsZero() || q.Operation.Kind != events.Start || q.Operation.ServerID != 3 || len(q.Record.Active)+len(q.Record.Recent)+len(q.Fleet.Taken) != 0 {
 		t.Errorf("by default: %+v", q)
 	}
 }
 
 func FuzzParseTests(f *testing.F) {
-	for _, path := range []string{"../../deploy/policy/example.test.yaml", "testdata/test-faults.txt"} {
+	for _, path := range []string{"../../../deploy/policy/example.test.yaml", "testdata/faults.txt"} {
 		content, err := os.ReadFile(path)
 		if err != nil {
 			f.Fatal(err)
@@ -152,14 +153,14 @@ func FuzzParseTests(f *testing.F) {
 	f.Fuzz(func(t *testing.T, content string) {
 		tests, err := parseTests("f", []byte(content))
 		if err != nil {
-			if faults, ok := errors.AsType[Faults](err); !ok || len(faults) == 0 {
+			if faults, ok := errors.AsType[policy.Faults](err); !ok || len(faults) == 0 {
 				t.Fatalf("%T %v", err, err)
 			}
 			return
 		}
 		for _, test := range tests.Tests { // what is taken can be asked
 			for _, c := range test.Cases {
-				_ = test.run("f", Default(), c)
+				_ = test.run("f", policy.Default(), c)
 			}
 		}
 	})

@@ -1,4 +1,4 @@
-package guard
+package policy
 
 import (
 	"crypto/sha256"
@@ -14,8 +14,8 @@ import (
 
 	"github.com/prometheus/alertmanager/pkg/labels"
 	"github.com/prometheus/alertmanager/timeinterval"
-	"github.com/prometheus/common/model"
 
+	"github.com/obwarden/obwarden/agent/policy/internal/strict"
 	"github.com/obwarden/obwarden/events"
 )
 
@@ -31,11 +31,14 @@ func DefaultFile() string { return defaultFile }
 // SchemaFile is the JSON Schema of a policy file, for editors. Load is stricter.
 func SchemaFile() string { return schemaFile }
 
-// What a policy may say at most, beyond any use.
-const (
-	maxDuration = 366 * 24 * time.Hour
-	maxZones    = 1000
-)
+// Fault is one thing that is wrong with a file: where, what, and what to do.
+type Fault = strict.Fault
+
+// Faults are all that is wrong with a file, in the order of its lines.
+type Faults = strict.Faults
+
+// maxZones is the largest number of zones that a policy may ask to keep, beyond any use.
+const maxZones = 1000
 
 // Default is the built-in policy.
 func Default() *Policy {
@@ -50,7 +53,7 @@ func Default() *Policy {
 // Load reads a policy file. The error is Faults, with all that is wrong with it, or
 // says why the file cannot be read.
 func Load(path string) (*Policy, error) {
-	content, err := readFile(path)
+	content, err := strict.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("policy: %w", err)
 	}
@@ -66,9 +69,9 @@ func Parse(file string, content []byte) (*Policy, error) {
 
 func parse(file string, content []byte, limits Limits, fleet Budget) (*Policy, error) {
 	var f policyFile
-	d := decode(file, content, &f)
+	d := strict.Decode(file, content, &f, advice)
 	p := f.policy(d, limits, fleet)
-	if err := d.err(); err != nil {
+	if err := d.Err(); err != nil {
 		return nil, err
 	}
 	p.Hash = Hash(content)
@@ -97,56 +100,56 @@ type policyFile struct {
 
 // limitsFile is Limits with what is not said left out.
 type limitsFile struct {
-	MaxConcurrent      *int          `yaml:"max_concurrent" min:"1" max:"1000" doc:"operations at once in one cluster"`
-	KeepZones          *keepZones    `yaml:"keep_zones" doc:"zones that must stay whole when a server is taken down: majority (more than half), or a number; 0: no matter"`
-	OneZoneAtATime     *bool         `yaml:"one_zone_at_a_time" doc:"never have servers of two zones down or on their way"`
-	KeepRootServer     *bool         `yaml:"keep_root_server" doc:"never take the last root service down"`
-	Cooldown           *cooldownFile `yaml:"cooldown" doc:"how long nothing is done after something was"`
-	Budget             *budgetFile   `yaml:"budget" doc:"how many operations that take a server down may start in one cluster"`
-	PauseAfterFailures *int          `yaml:"pause_after_failures" min:"0" max:"1000" doc:"failures in a row after which a cluster waits for obwarden resume; 0: never"`
-	MaxWait            *duration     `yaml:"max_wait" doc:"a request that has waited so long is expired; 0s: no limit but its own expires_at"`
-	Supersede          *bool         `yaml:"supersede" doc:"a newer request for the same server ends one that waits"`
-	Windows            *windowsFile  `yaml:"windows" doc:"when servers may be taken down, by names of time_intervals"`
+	MaxConcurrent      *int             `yaml:"max_concurrent" min:"1" max:"1000" doc:"operations at once in one cluster"`
+	KeepZones          *keepZones       `yaml:"keep_zones" doc:"zones that must stay whole when a server is taken down: majority (more than half), or a number; 0: no matter"`
+	OneZoneAtATime     *bool            `yaml:"one_zone_at_a_time" doc:"never have servers of two zones down or on their way"`
+	KeepRootServer     *bool            `yaml:"keep_root_server" doc:"never take the last root service down"`
+	Cooldown           *cooldownFile    `yaml:"cooldown" doc:"how long nothing is done after something was"`
+	Budget             *budgetFile      `yaml:"budget" doc:"how many operations that take a server down may start in one cluster"`
+	PauseAfterFailures *int             `yaml:"pause_after_failures" min:"0" max:"1000" doc:"failures in a row after which a cluster waits for obwarden resume; 0: never"`
+	MaxWait            *strict.Duration `yaml:"max_wait" doc:"a request that has waited so long is expired; 0s: no limit but its own expires_at"`
+	Supersede          *bool            `yaml:"supersede" doc:"a newer request for the same server ends one that waits"`
+	Windows            *windowsFile     `yaml:"windows" doc:"when servers may be taken down, by names of time_intervals"`
 }
 
 type cooldownFile struct {
-	Server  *duration `yaml:"server" doc:"after an operation on the same server"`
-	Zone    *duration `yaml:"zone" doc:"after an operation in the same zone"`
-	Failure *duration `yaml:"failure" doc:"after a failure in the cluster"`
+	Server  *strict.Duration `yaml:"server" doc:"after an operation on the same server"`
+	Zone    *strict.Duration `yaml:"zone" doc:"after an operation in the same zone"`
+	Failure *strict.Duration `yaml:"failure" doc:"after a failure in the cluster"`
 }
 
 // Agents remember 512 operations of a cluster and 4096 of all: a larger budget could
 // not be kept.
 type budgetFile struct {
-	Operations *int    `yaml:"operations" min:"0" max:"500" doc:"0: no limit"`
-	Window     *period `yaml:"window" doc:"the time in which they are counted, more than 0s"`
+	Operations *int           `yaml:"operations" min:"0" max:"500" doc:"0: no limit"`
+	Window     *strict.Period `yaml:"window" doc:"the time in which they are counted, more than 0s"`
 }
 
 type fleetBudgetFile struct {
-	Operations *int    `yaml:"operations" min:"0" max:"4000" doc:"0: no limit"`
-	Window     *period `yaml:"window" doc:"the time in which they are counted, more than 0s"`
+	Operations *int           `yaml:"operations" min:"0" max:"4000" doc:"0: no limit"`
+	Window     *strict.Period `yaml:"window" doc:"the time in which they are counted, more than 0s"`
 }
 
 type windowsFile struct {
-	Allow *[]word `yaml:"allow" doc:"only inside one of these; empty: always"`
-	Block *[]word `yaml:"block" doc:"never inside one of these"`
-	At    position
+	Allow *[]strict.Word `yaml:"allow" doc:"only inside one of these; empty: always"`
+	Block *[]strict.Word `yaml:"block" doc:"never inside one of these"`
+	At    strict.Position
 }
 
 type windowFile struct {
-	Name      word      `yaml:"name" required:"true" doc:"what windows call it"`
-	Intervals intervals `yaml:"time_intervals" required:"true" doc:"inside is a moment that one of these contains"`
+	Name      strict.Word `yaml:"name" required:"true" doc:"what windows call it"`
+	Intervals intervals   `yaml:"time_intervals" required:"true" doc:"inside is a moment that one of these contains"`
 }
 
 type denialFile struct {
 	Matchers matcherLines `yaml:"matchers" required:"true" doc:"all must match"`
-	Reason   text         `yaml:"reason" required:"true" doc:"told to who asked"`
+	Reason   strict.Text  `yaml:"reason" required:"true" doc:"told to who asked"`
 }
 
 type approvalFile struct {
-	Matchers  matcherLines `yaml:"matchers" required:"true" doc:"all must match"`
-	Approvers []text       `yaml:"approvers" doc:"who may approve; empty: anybody but who asked"`
-	Expires   *period      `yaml:"expires" doc:"for how long an approval counts, more than 0s; 1h where nothing is said"`
+	Matchers  matcherLines   `yaml:"matchers" required:"true" doc:"all must match"`
+	Approvers []strict.Text  `yaml:"approvers" doc:"who may approve; empty: anybody but who asked"`
+	Expires   *strict.Period `yaml:"expires" doc:"for how long an approval counts, more than 0s; 1h where nothing is said"`
 }
 
 type overrideFile struct {
@@ -154,7 +157,7 @@ type overrideFile struct {
 	limitsFile `yaml:",inline"`
 }
 
-func (f overrideFile) fault() string {
+func (f overrideFile) Fault() string {
 	if f.limitsFile == (limitsFile{}) {
 		return "changes nothing; add what is different here, e.g. max_concurrent: 2, or leave it out"
 	}
@@ -162,7 +165,7 @@ func (f overrideFile) fault() string {
 }
 
 // policy is what the file means. What it does not say is as in limits and fleet.
-func (f *policyFile) policy(d *document, limits Limits, fleet Budget) *Policy {
+func (f *policyFile) policy(d *strict.Document, limits Limits, fleet Budget) *Policy {
 	p := &Policy{Limits: limits, Fleet: fleet, Alerts: f.alertRules(d), Silence: f.silence()}
 	windows := f.windows(d)
 	f.Defaults.resolve(d, windows)(&p.Limits)
@@ -190,23 +193,23 @@ func (f *policyFile) policy(d *document, limits Limits, fleet Budget) *Policy {
 }
 
 // windows are the named ones.
-func (f *policyFile) windows(d *document) map[string]Window {
+func (f *policyFile) windows(d *strict.Document) map[string]Window {
 	windows := map[string]Window{}
 	for _, w := range f.TimeIntervals {
-		if w.Name.text == "" {
+		if w.Name.Text == "" {
 			continue // a fault already
 		}
-		if _, twice := windows[w.Name.text]; twice {
-			d.faultf(w.Name.at, "there is a window %.60q already; choose another name", w.Name.text)
+		if _, twice := windows[w.Name.Text]; twice {
+			d.Faultf(w.Name.At, "there is a window %.60q already; choose another name", w.Name.Text)
 		}
-		windows[w.Name.text] = Window{Name: w.Name.text, Intervals: []timeinterval.TimeInterval(w.Intervals)}
+		windows[w.Name.Text] = Window{Name: w.Name.Text, Intervals: []timeinterval.TimeInterval(w.Intervals)}
 	}
 	return windows
 }
 
 // resolve returns what puts the said limits in the place of others. It is called for
 // every decision: names are looked up before.
-func (f limitsFile) resolve(d *document, windows map[string]Window) func(*Limits) {
+func (f limitsFile) resolve(d *strict.Document, windows map[string]Window) func(*Limits) {
 	var allow, block *[]Window
 	if f.Windows != nil {
 		allow, block = named(d, windows, f.Windows.Allow), named(d, windows, f.Windows.Block)
@@ -244,19 +247,19 @@ func set(said *budgetFile, b *Budget) {
 	}
 }
 
-func named(d *document, windows map[string]Window, names *[]word) *[]Window {
+func named(d *strict.Document, windows map[string]Window, names *[]strict.Word) *[]Window {
 	if names == nil {
 		return nil
 	}
 	var found []Window
 	for _, name := range *names {
-		window, ok := windows[name.text]
+		window, ok := windows[name.Text]
 		if !ok {
 			known := "there is none"
 			if len(windows) > 0 {
 				known = "there are: " + strings.Join(slices.Sorted(maps.Keys(windows)), ", ")
 			}
-			d.faultf(name.at, "no window %.60q in time_intervals; %s", name.text, known)
+			d.Faultf(name.At, "no window %.60q in time_intervals; %s", name.Text, known)
 		}
 		found = append(found, window)
 	}
@@ -264,13 +267,13 @@ func named(d *document, windows map[string]Window, names *[]word) *[]Window {
 }
 
 // check finds windows that take each other's time.
-func (w *windowsFile) check(d *document, l Limits) {
+func (w *windowsFile) check(d *strict.Document, l Limits) {
 	if w == nil {
 		return
 	}
 	for _, allow := range l.Allow {
 		if slices.ContainsFunc(l.Block, func(block Window) bool { return block.Name == allow.Name }) && allow.Name != "" {
-			d.faultf(w.At, "the window %s both allows and blocks, that is never; leave it out of one", allow.Name)
+			d.Faultf(w.At, "the window %s both allows and blocks, that is never; leave it out of one", allow.Name)
 		}
 	}
 }
@@ -294,49 +297,10 @@ func (k *keepZones) UnmarshalYAML(unmarshal func(any) error) error {
 	return nil
 }
 
-// duration is written as Prometheus does.
-type duration time.Duration
-
-func (u *duration) UnmarshalYAML(unmarshal func(any) error) error {
-	var text string
-	if err := unmarshal(&text); err != nil {
-		return err
-	}
-	parsed, err := model.ParseDuration(text)
-	if err != nil || time.Duration(parsed) > maxDuration {
-		return fmt.Errorf("%.60q is no duration; write one like 30s, 10m, 1h30m or 7d, of a year at most", text)
-	}
-	*u = duration(parsed)
-	return nil
-}
-
-// period is a duration that is not nothing.
-type period time.Duration
-
-func (p *period) UnmarshalYAML(unmarshal func(any) error) error {
-	if err := (*duration)(p).UnmarshalYAML(unmarshal); err != nil {
-		return err
-	}
-	if *p == 0 {
-		return errors.New("must be more than 0s; leave it out for what is built in")
-	}
-	return nil
-}
-
-// text is one that says something.
-type text string
-
-func (t text) fault() string {
-	if strings.TrimSpace(string(t)) == "" {
-		return "is empty; a person must be able to read it"
-	}
-	return ""
-}
-
 // intervals are Alertmanager's, which takes months that there are not.
 type intervals []timeinterval.TimeInterval
 
-func (is intervals) fault() string {
+func (is intervals) Fault() string {
 	for _, interval := range is {
 		for _, months := range interval.Months {
 			if months.Begin < 1 || months.End > 12 {
@@ -355,7 +319,7 @@ type matcherLines []matcherLine
 
 type matcherLine struct{ matchers labels.Matchers }
 
-func (ms matcherLines) fault() string {
+func (ms matcherLines) Fault() string {
 	if len(ms) == 0 {
 		return `no matcher; add one, e.g. cluster="prod", or cluster=~".*" for all`
 	}
@@ -410,7 +374,7 @@ func possible(m *labels.Matcher) error {
 }
 
 // advice adds what to write to what Alertmanager's types find wrong.
-func advice(of unmarshaler, err error) string {
+func advice(of any, err error) string {
 	example := ""
 	switch of.(type) {
 	case *timeinterval.TimeRange:

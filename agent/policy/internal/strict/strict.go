@@ -1,4 +1,4 @@
-package guard
+package strict
 
 import (
 	"bytes"
@@ -50,41 +50,42 @@ func (fs Faults) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// position is a place in a file. A struct's field At of this type receives the
+// Position is a place in a file. A struct's field At of this type receives the
 // place where the struct begins.
-type position struct{ line, column int }
+type Position struct{ Line, Column int }
 
-func positionOf(t *token.Token) position {
+func positionOf(t *token.Token) Position {
 	if t == nil || t.Position == nil {
-		return position{1, 1}
+		return Position{1, 1}
 	}
-	return position{t.Position.Line, t.Position.Column}
+	return Position{t.Position.Line, t.Position.Column}
 }
 
 // word is a text that remembers where it stands.
-type word struct {
-	text string
-	at   position
+type Word struct {
+	Text string
+	At   Position
 }
 
-// document is a YAML file while it becomes a value, with the faults found so far.
+// Document is a YAML file while it becomes a value, with the faults found so far.
 //
 // It is stricter than YAML: unknown and repeated names, nulls, anchors, aliases and
 // tags are faults. Whoever reads a policy at night must not have to know more YAML
 // than lists and names, and a typing error must not switch a rule off.
-type document struct {
+type Document struct {
 	file    string
 	faults  Faults
-	anyText bool // numbers are taken as text, as Alertmanager's types do
+	advise  func(of any, err error) string // says what a type objects to; nil: as the type does
+	anyText bool                           // numbers are taken as text, as Alertmanager's types do
 }
 
 // checked is a value with something to say that no single field of it can: what is
 // wrong and what to do, empty where nothing is.
-type checked interface{ fault() string }
+type Checked interface{ Fault() string }
 
 // shorthand is a struct that can be written as one word too, which goes to what short
 // points to.
-type shorthand interface{ short() any }
+type Shorthand interface{ Short() any }
 
 // unmarshaler is what Alertmanager's types and our own of one word implement: they
 // ask for a plain value and make themselves from it.
@@ -95,7 +96,7 @@ type unmarshaler interface {
 // errFaulty stands for faults that are on the list already.
 var errFaulty = errors.New("faulty")
 
-func readFile(path string) ([]byte, error) {
+func ReadFile(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
@@ -105,22 +106,22 @@ func readFile(path string) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, MaxFileBytes+1))
 }
 
-// decode reads content into the struct that into points to. Fields that content does
+// Decode reads content into the struct that into points to. Fields that content does
 // not name keep their values. file is what faults call it.
-func decode(file string, content []byte, into any) *document {
-	d := &document{file: file}
+func Decode(file string, content []byte, into any, advise func(of any, err error) string) *Document {
+	d := &Document{file: file, advise: advise}
 	if node := d.parse(content); node != nil {
 		d.value(node, reflect.ValueOf(into).Elem())
 	}
 	return d
 }
 
-func (d *document) faultf(at position, format string, args ...any) {
-	d.faults = append(d.faults, Fault{d.file, at.line, at.column, fmt.Sprintf(format, args...)})
+func (d *Document) Faultf(at Position, format string, args ...any) {
+	d.faults = append(d.faults, Fault{d.file, at.Line, at.Column, fmt.Sprintf(format, args...)})
 }
 
-// err is all that was found, nil where that is nothing.
-func (d *document) err() error {
+// Err is all that was found, nil where that is nothing.
+func (d *Document) Err() error {
 	if len(d.faults) == 0 {
 		return nil
 	}
@@ -134,16 +135,16 @@ func (d *document) err() error {
 }
 
 // parse returns the document's body, nil where there is none.
-func (d *document) parse(content []byte) ast.Node {
-	start := position{1, 1}
+func (d *Document) parse(content []byte) ast.Node {
+	start := Position{1, 1}
 	content = bytes.TrimPrefix(content, []byte("\ufeff")) // some editors write it
 	switch {
 	case len(content) > MaxFileBytes:
-		d.faultf(start, "the file is larger than %d bytes; shorten it", MaxFileBytes)
+		d.Faultf(start, "the file is larger than %d bytes; shorten it", MaxFileBytes)
 		return nil
 	case !utf8.Valid(content):
 		line := 1 + strings.Count(string(content[:invalid(content)]), "\n")
-		d.faultf(position{line, 1}, "not UTF-8; save the file in that encoding")
+		d.Faultf(Position{line, 1}, "not UTF-8; save the file in that encoding")
 		return nil
 	}
 	tokens := lexer.Tokenize(string(content))
@@ -157,7 +158,7 @@ func (d *document) parse(content []byte) ast.Node {
 		if syntax, ok := errors.AsType[yaml.Error](err); ok {
 			at, message = positionOf(syntax.GetToken()), syntax.GetMessage()
 		}
-		d.faultf(at, "not YAML: %s; mend it", strings.ReplaceAll(message, "\n", " "))
+		d.Faultf(at, "not YAML: %s; mend it", strings.ReplaceAll(message, "\n", " "))
 		return nil
 	}
 	var bodies []ast.Node
@@ -169,10 +170,10 @@ func (d *document) parse(content []byte) ast.Node {
 	switch {
 	case len(bodies) == 0:
 		// A file that is being written is empty for a moment.
-		d.faultf(start, "the file says nothing; write {} if that is meant")
+		d.Faultf(start, "the file says nothing; write {} if that is meant")
 		return nil
 	case len(bodies) > 1:
-		d.faultf(positionOf(bodies[1].GetToken()), "a second document; a file holds one")
+		d.Faultf(positionOf(bodies[1].GetToken()), "a second document; a file holds one")
 	}
 	return bodies[0]
 }
@@ -189,22 +190,22 @@ func invalid(content []byte) int {
 }
 
 // unusual finds what has no place here, before it can cost the parser anything.
-func (d *document) unusual(tokens token.Tokens) {
+func (d *Document) unusual(tokens token.Tokens) {
 	depth, entries, names, line := 0, 0, 0, 0
 	for _, t := range tokens {
 		at := positionOf(t)
-		if at.line != line {
-			entries, line = 0, at.line
+		if at.Line != line {
+			entries, line = 0, at.Line
 		}
 		switch t.Type {
 		case token.AnchorType, token.AliasType, token.MergeKeyType:
-			d.faultf(at, "anchors, aliases and merges have no place here; write the value out")
+			d.Faultf(at, "anchors, aliases and merges have no place here; write the value out")
 		case token.TagType:
-			d.faultf(at, "tags have no place here; leave %.20q out", t.Value)
+			d.Faultf(at, "tags have no place here; leave %.20q out", t.Value)
 		case token.MappingKeyType:
-			d.faultf(at, "a name that begins with ? has no place here; write name: value")
+			d.Faultf(at, "a name that begins with ? has no place here; write name: value")
 		case token.DirectiveType:
-			d.faultf(at, "directives have no place here; leave the line out")
+			d.Faultf(at, "directives have no place here; leave the line out")
 		case token.SequenceEntryType:
 			entries++
 			names = 0
@@ -218,38 +219,38 @@ func (d *document) unusual(tokens token.Tokens) {
 			depth--
 		}
 		if depth+entries > maxNesting {
-			d.faultf(at, "nested deeper than %d; nothing here needs that", maxNesting)
+			d.Faultf(at, "nested deeper than %d; nothing here needs that", maxNesting)
 			return
 		}
 		if names > maxNames {
-			d.faultf(at, "more than %d names; nothing here has so many", maxNames)
+			d.Faultf(at, "more than %d names; nothing here has so many", maxNames)
 			return
 		}
 	}
 }
 
 // value reads node into v and reports whether it was without a fault.
-func (d *document) value(node ast.Node, v reflect.Value) bool {
+func (d *Document) value(node ast.Node, v reflect.Value) bool {
 	before := len(d.faults)
 	at := place(node)
 	if node.Type() == ast.NullType {
-		d.faultf(at, "no value; give one or leave the line out")
+		d.Faultf(at, "no value; give one or leave the line out")
 		return false
 	}
 	switch custom := v.Addr().Interface().(type) {
-	case *word:
-		custom.at = at
-		d.scalar(node, reflect.ValueOf(&custom.text).Elem())
-		if custom.text == "" && len(d.faults) == before {
-			d.faultf(at, "is empty; write a name")
+	case *Word:
+		custom.At = at
+		d.scalar(node, reflect.ValueOf(&custom.Text).Elem())
+		if custom.Text == "" && len(d.faults) == before {
+			d.Faultf(at, "is empty; write a name")
 		}
 		return len(d.faults) == before
 	case unmarshaler:
 		d.custom(node, custom)
 		return len(d.faults) == before
 	}
-	if s, ok := v.Addr().Interface().(shorthand); ok && isScalar(node) {
-		d.value(node, reflect.ValueOf(s.short()).Elem())
+	if s, ok := v.Addr().Interface().(Shorthand); ok && isScalar(node) {
+		d.value(node, reflect.ValueOf(s.Short()).Elem())
 		mark(v, at)
 		d.check(v, at, before)
 		return len(d.faults) == before
@@ -272,10 +273,10 @@ func (d *document) value(node ast.Node, v reflect.Value) bool {
 }
 
 // check asks a value that is without faults so far what it has to say.
-func (d *document) check(v reflect.Value, at position, before int) {
-	if c, ok := v.Addr().Interface().(checked); ok && len(d.faults) == before {
-		if fault := c.fault(); fault != "" {
-			d.faultf(at, "%s", fault)
+func (d *Document) check(v reflect.Value, at Position, before int) {
+	if c, ok := v.Addr().Interface().(Checked); ok && len(d.faults) == before {
+		if fault := c.Fault(); fault != "" {
+			d.Faultf(at, "%s", fault)
 		}
 	}
 }
@@ -286,7 +287,7 @@ func isScalar(node ast.Node) bool {
 }
 
 // custom lets a type make itself from a plain value. What it objects to stands here.
-func (d *document) custom(node ast.Node, u unmarshaler) {
+func (d *Document) custom(node ast.Node, u unmarshaler) {
 	outer := d.anyText
 	defer func() { d.anyText = outer }()
 	d.anyText = true
@@ -297,50 +298,54 @@ func (d *document) custom(node ast.Node, u unmarshaler) {
 		return nil
 	})
 	if err != nil && !errors.Is(err, errFaulty) {
-		d.faultf(place(node), "%s", advice(u, err))
+		fault := err.Error()
+		if d.advise != nil {
+			fault = d.advise(u, err)
+		}
+		d.Faultf(place(node), "%s", fault)
 	}
 }
 
-func (d *document) mapping(node ast.Node, v reflect.Value) {
+func (d *Document) mapping(node ast.Node, v reflect.Value) {
 	m, ok := pairs(node)
 	if !ok {
-		d.faultf(place(node), "must be names with values (%s), is %s", strings.Join(fieldNames(v.Type()), ", "), kindOf(node))
+		d.Faultf(place(node), "must be names with values (%s), is %s", strings.Join(fieldNames(v.Type()), ", "), kindOf(node))
 		return
 	}
 	fields := map[string]reflect.StructField{}
 	mark(v, place(node))
 	for _, f := range reflect.VisibleFields(v.Type()) {
-		if name := fieldName(f); name != "" {
+		if name := FieldName(f); name != "" {
 			fields[name] = f
 		}
 	}
 	said := map[string]bool{}
 	for key, value := range d.each(m) {
-		field, ok := fields[key.text]
+		field, ok := fields[key.Text]
 		if !ok {
-			d.faultf(key.at, "unknown name %.60q; here may be: %s", key.text, strings.Join(fieldNames(v.Type()), ", "))
+			d.Faultf(key.At, "unknown name %.60q; here may be: %s", key.Text, strings.Join(fieldNames(v.Type()), ", "))
 			continue
 		}
-		said[key.text] = true
+		said[key.Text] = true
 		if into := v.FieldByIndex(field.Index); d.value(value, into) {
 			d.inRange(value, into, field)
 		}
 	}
 	for _, name := range fieldNames(v.Type()) { // in their order
 		if !said[name] && fields[name].Tag.Get("required") == "true" {
-			d.faultf(place(node), "%s is missing; add it", name)
+			d.Faultf(place(node), "%s is missing; add it", name)
 		}
 	}
 }
 
-func mark(v reflect.Value, at position) {
+func mark(v reflect.Value, at Position) {
 	if field := v.FieldByName("At"); field.IsValid() {
-		*field.Addr().Interface().(*position) = at
+		*field.Addr().Interface().(*Position) = at
 	}
 }
 
 // inRange holds a number to its field's tags.
-func (d *document) inRange(node ast.Node, v reflect.Value, f reflect.StructField) {
+func (d *Document) inRange(node ast.Node, v reflect.Value, f reflect.StructField) {
 	least, most := f.Tag.Get("min"), f.Tag.Get("max")
 	if least == "" {
 		return
@@ -348,25 +353,25 @@ func (d *document) inRange(node ast.Node, v reflect.Value, f reflect.StructField
 	n := reflect.Indirect(v).Int()
 	atLeast, _ := strconv.ParseInt(least, 10, 64) // of this program's tags, as are all below
 	if n < atLeast {
-		d.faultf(place(node), "must be at least %s, is %d", least, n)
+		d.Faultf(place(node), "must be at least %s, is %d", least, n)
 	}
 	if atMost, err := strconv.ParseInt(most, 10, 64); err == nil && n > atMost {
-		d.faultf(place(node), "must be at most %s, is %d", most, n)
+		d.Faultf(place(node), "must be at most %s, is %d", most, n)
 	}
 }
 
 // each goes through the names of a mapping and leaves out those that were there
 // before: they are faults.
-func (d *document) each(m []*ast.MappingValueNode) func(func(word, ast.Node) bool) {
-	return func(yield func(word, ast.Node) bool) {
-		seen := map[string]position{}
+func (d *Document) each(m []*ast.MappingValueNode) func(func(Word, ast.Node) bool) {
+	return func(yield func(Word, ast.Node) bool) {
+		seen := map[string]Position{}
 		for _, pair := range m {
-			key := word{pair.Key.GetToken().Value, positionOf(pair.Key.GetToken())}
-			if first, twice := seen[key.text]; twice {
-				d.faultf(key.at, "%.60q is there twice, first in line %d; leave one out", key.text, first.line)
+			key := Word{pair.Key.GetToken().Value, positionOf(pair.Key.GetToken())}
+			if first, twice := seen[key.Text]; twice {
+				d.Faultf(key.At, "%.60q is there twice, first in line %d; leave one out", key.Text, first.Line)
 				continue
 			}
-			seen[key.text] = key.at
+			seen[key.Text] = key.At
 			if !yield(key, pair.Value) {
 				return
 			}
@@ -375,7 +380,7 @@ func (d *document) each(m []*ast.MappingValueNode) func(func(word, ast.Node) boo
 }
 
 // place is where a node begins. The token of names with values is their first colon.
-func place(node ast.Node) position {
+func place(node ast.Node) Position {
 	if m, ok := pairs(node); ok && len(m) > 0 {
 		if flow, ok := node.(*ast.MappingNode); !ok || !flow.IsFlowStyle {
 			return positionOf(m[0].Key.GetToken())
@@ -394,10 +399,10 @@ func pairs(node ast.Node) ([]*ast.MappingValueNode, bool) {
 	return nil, false
 }
 
-func (d *document) sequence(node ast.Node, v reflect.Value) {
+func (d *Document) sequence(node ast.Node, v reflect.Value) {
 	n, ok := node.(*ast.SequenceNode)
 	if !ok {
-		d.faultf(place(node), "must be a list ([a, b], or lines that begin with -), is %s", kindOf(node))
+		d.Faultf(place(node), "must be a list ([a, b], or lines that begin with -), is %s", kindOf(node))
 		return
 	}
 	v.Set(reflect.MakeSlice(v.Type(), len(n.Values), len(n.Values)))
@@ -407,22 +412,22 @@ func (d *document) sequence(node ast.Node, v reflect.Value) {
 }
 
 // names reads a mapping whose names are free.
-func (d *document) names(node ast.Node, v reflect.Value) {
+func (d *Document) names(node ast.Node, v reflect.Value) {
 	m, ok := pairs(node)
 	if !ok {
-		d.faultf(place(node), "must be names with values, is %s", kindOf(node))
+		d.Faultf(place(node), "must be names with values, is %s", kindOf(node))
 		return
 	}
 	v.Set(reflect.MakeMap(v.Type()))
 	for key, value := range d.each(m) {
 		element := reflect.New(v.Type().Elem()).Elem()
 		if d.value(value, element) {
-			v.SetMapIndex(reflect.ValueOf(key.text), element)
+			v.SetMapIndex(reflect.ValueOf(key.Text), element)
 		}
 	}
 }
 
-func (d *document) scalar(node ast.Node, v reflect.Value) {
+func (d *Document) scalar(node ast.Node, v reflect.Value) {
 	at := place(node)
 	text, isText := node.GetToken().Value, false
 	switch n := node.(type) {
@@ -439,20 +444,20 @@ func (d *document) scalar(node ast.Node, v reflect.Value) {
 		case isText:
 			v.SetString(text)
 		case isScalar(node):
-			d.faultf(at, "must be text, is %s; put it in quotes", kindOf(node))
+			d.Faultf(at, "must be text, is %s; put it in quotes", kindOf(node))
 		default:
-			d.faultf(at, "must be text, is %s", kindOf(node))
+			d.Faultf(at, "must be text, is %s", kindOf(node))
 		}
 	case reflect.Bool:
 		if node.Type() != ast.BoolType {
-			d.faultf(at, "must be true or false, is %s", kindOf(node))
+			d.Faultf(at, "must be true or false, is %s", kindOf(node))
 			return
 		}
 		v.SetBool(strings.EqualFold(text, "true"))
 	case reflect.Int, reflect.Int64:
 		n, err := strconv.ParseInt(text, 10, 64)
 		if node.Type() != ast.IntegerType || err != nil {
-			d.faultf(at, "must be a whole number, is %s", kindOf(node))
+			d.Faultf(at, "must be a whole number, is %s", kindOf(node))
 			return
 		}
 		v.SetInt(n)
@@ -477,7 +482,7 @@ func kindOf(node ast.Node) string {
 	return fmt.Sprintf("%.60s", text)
 }
 
-func fieldName(f reflect.StructField) string {
+func FieldName(f reflect.StructField) string {
 	name, _, _ := strings.Cut(f.Tag.Get("yaml"), ",")
 	return name
 }
@@ -486,7 +491,7 @@ func fieldName(f reflect.StructField) string {
 func fieldNames(t reflect.Type) []string {
 	var names []string
 	for _, f := range reflect.VisibleFields(t) {
-		if name := fieldName(f); name != "" {
+		if name := FieldName(f); name != "" {
 			names = append(names, name)
 		}
 	}
