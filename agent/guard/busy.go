@@ -3,7 +3,6 @@ package guard
 import (
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/obwarden/obwarden/agent/ocp"
 	"github.com/obwarden/obwarden/events"
@@ -31,7 +30,7 @@ func (v *view) underWay(found []work) []work {
 	}
 	slots := len(found)
 	for i := range v.Facts.Tasks {
-		if t := &v.Facts.Tasks[i]; !v.owns(t) && v.matters(t) {
+		if t := &v.Facts.Tasks[i]; !v.owns(t) && v.concerns(t) {
 			found = v.appendTask(found, slots, t)
 		}
 	}
@@ -39,11 +38,11 @@ func (v *view) underWay(found []work) []work {
 		zone := &v.Facts.Zones[i]
 		for j := range zone.Servers {
 			s := &zone.Servers[j]
-			if s.ID != v.Operation.ServerID && moving(s.Status) && !explained(found, zone.Name, s.ID) {
+			if s.ID != v.Operation.ServerID && s.Moving() && !explained(found, zone.Name, s.ID) {
 				found = append(found, work{zone: zone.Name, server: s.ID, status: s.Status})
 			}
 		}
-		if moving(zone.Status) && !v.leftBehind(zone) && !slices.ContainsFunc(found, func(w work) bool { return w.whole || w.zone == zone.Name }) {
+		if zone.Moving() && !v.leftBehind(zone) && !slices.ContainsFunc(found, func(w work) bool { return w.whole || w.zone == zone.Name }) {
 			found = append(found, work{zone: zone.Name, status: zone.Status})
 		}
 	}
@@ -60,7 +59,7 @@ func explained(found []work, zone string, server int64) bool {
 // leftBehind reports whether a zone is on its way because of the server in question:
 // that is moving too, or its failed task is to be retried.
 func (v *view) leftBehind(zone *ocp.Zone) bool {
-	return zone.Name == v.zone.Name && (v.Retry || moving(v.server.Status))
+	return zone.Name == v.zone.Name && (v.Retry || v.server.Moving())
 }
 
 // appendTask appends what a task works on, servers that have one of the first slots
@@ -112,7 +111,7 @@ func (v *view) stuck(w work, t *ocp.Task) bool {
 		shown := false
 		for j := range zone.Servers {
 			s := &zone.Servers[j]
-			if !moving(s.Status) {
+			if !s.Moving() {
 				continue
 			}
 			shown = true
@@ -120,54 +119,27 @@ func (v *view) stuck(w work, t *ocp.Task) bool {
 				return true
 			}
 		}
-		if !shown && moving(zone.Status) && (zone.Name == w.zone || zone.Name == t.ZoneName) && !v.leftBehind(zone) {
+		if !shown && zone.Moving() && (zone.Name == w.zone || zone.Name == t.ZoneName) && !v.leftBehind(zone) {
 			return true
 		}
 	}
 	return false
 }
 
-func (v *view) zoneOf(server int64) string {
-	for i := range v.Facts.Zones {
-		for j := range v.Facts.Zones[i].Servers {
-			if v.Facts.Zones[i].Servers[j].ID == server {
-				return v.Facts.Zones[i].Name
-			}
-		}
-	}
-	return ""
-}
+func (v *view) zoneOf(server int64) string { return v.Facts.Zones.ZoneOf(server) }
 
 // owns reports whether a task is the operation's own.
 func (v *view) owns(t *ocp.Task) bool { return v.Operation.Task != nil && v.Operation.Task.ID == t.ID }
 
-// matters reports whether a task may be work on servers, zones or the cluster. OCP
-// has no type for that but a task's name, in English as published. What says that it
-// is about something else is left alone, or a backup that takes a week would stop
-// everything; what does not say counts if it names a server, its host or a zone of
-// the cluster.
-func (v *view) matters(t *ocp.Task) bool {
-	id := v.Operation.ClusterID
-	foreign := (t.ClusterID != 0 || t.ContextClusterID != 0) && t.ClusterID != id && t.ContextClusterID != id
-	if t.Status == ocp.StatusSuccessful || foreign {
-		return false
-	}
-	says := func(words ...string) bool {
-		return slices.ContainsFunc(words, func(w string) bool { return containsFold(t.Name, w) || containsFold(t.Type, w) })
-	}
+// concerns reports whether a task may be work on servers, zones or the cluster. If neither
+// its name nor its type tells, it is if it names a server, its host or a zone of the cluster.
+func (v *view) concerns(t *ocp.Task) bool {
+	subject := t.Subject()
 	switch {
-	case says("proxy"): // OBProxy's servers are no servers of the cluster
+	case t.Status == ocp.StatusSuccessful || subject.InCluster(v.Operation.ClusterID) == ocp.No:
 		return false
-	case says("stop", "start", "upgrade", "scal", "switchover", "switch over", "failover", "fail over",
-		"add", "create", "delete", "remove", "replace", "migrat", "roll") && says("server", "zone"): // observer is one too
-		return true
-	case says("tenant", "backup", "restore", "archiv", "inspect", "agent", "log", "report", "monitor", "alarm", "collect", "diagnos",
-		"compaction", "merge", "statistic", "parameter", "password", "user", "account", "database", "whitelist", "software", "package"):
-		return false
-	case says("stop", "start", "upgrade", "scal", "switchover", "switch over", "failover", "fail over"):
-		return true
-	case says("cluster") && says("create", "delete", "remove", "replace", "migrat", "roll", "take over", "takeover"):
-		return true
+	case subject.Structural != ocp.Unknown:
+		return subject.Structural == ocp.Yes
 	}
 	return len(t.ServerIDs) > 0 || t.ZoneName != "" || v.onHost(t.HostID)
 }
@@ -176,17 +148,6 @@ func (v *view) onHost(id int64) bool {
 	return id != 0 && slices.ContainsFunc(v.Facts.Zones, func(z ocp.Zone) bool {
 		return slices.ContainsFunc(z.Servers, func(s ocp.Server) bool { return s.HostID == id })
 	})
-}
-
-// containsFold reports whether s has word, which is lower case, in it, whatever the
-// case of ASCII letters in s.
-func containsFold(s, word string) bool {
-	for i := 0; i+len(word) <= len(s); i++ {
-		if s[i]|0x20 == word[0] && strings.EqualFold(s[i:i+len(word)], word) {
-			return true
-		}
-	}
-	return false
 }
 
 func (w work) String() string {
@@ -231,8 +192,8 @@ func serverIsStill(v *view) Decision {
 			return v.wait(events.CodeServerBusy, lookAgainAfter, "server %d waits: %s", v.server.ID, w)
 		}
 	}
-	if status := v.server.Status; !v.Retry && moving(status) && status != "CREATING" && status != "DELETING" {
-		return v.wait(events.CodeServerBusy, lookAgainAfter, "server %d is %s in OCP; it waits until that is over", v.server.ID, status)
+	if !v.Retry && v.server.Moving() && v.server.Exists() {
+		return v.wait(events.CodeServerBusy, lookAgainAfter, "server %d is %s in OCP; it waits until that is over", v.server.ID, v.server.Status)
 	}
 	return v.allow(func() string {
 		return fmt.Sprintf("nothing is under way on server %d in OCP%s", v.server.ID, v.hidden())
@@ -248,10 +209,8 @@ func (v *view) hidden() string {
 }
 
 // InBetween reports whether a zone or server is on its way from one status to another.
-func InBetween(zones []ocp.Zone) bool {
-	return slices.ContainsFunc(zones, func(z ocp.Zone) bool {
-		return moving(z.Status) || slices.ContainsFunc(z.Servers, func(s ocp.Server) bool { return moving(s.Status) })
-	})
+func InBetween(zones []ocp.Zone) bool { // used by package agent until it uses ocp.Topology
+	return ocp.Topology(zones).InBetween()
 }
 
 func (v *view) maxConcurrent() int { return max(1, v.limits.MaxConcurrent) }
@@ -329,7 +288,7 @@ func (v *view) busy(server int64) bool {
 	if explained(v.work, v.zoneOf(server), server) {
 		return true
 	}
-	return server == v.Operation.ServerID && moving(v.server.Status)
+	return server == v.Operation.ServerID && v.server.Moving()
 }
 
 // noOtherZoneActive: the database does not let servers of two zones be stopped at
@@ -356,7 +315,7 @@ func noOtherZoneStopped(v *view) Decision {
 			continue
 		}
 		for j := range zone.Servers {
-			if s := &zone.Servers[j]; stopped(s.Status) {
+			if s := &zone.Servers[j]; s.Stopped() {
 				return v.wait(events.CodeOtherZoneActive, askPeopleAfter, "servers of one zone at a time: server %d of %s is %s; start it first (obwarden start %d %d)",
 					s.ID, zone.Name, s.Status, v.Operation.ClusterID, s.ID)
 			}

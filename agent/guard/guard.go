@@ -38,7 +38,7 @@ type Decision struct {
 type Facts struct {
 	ClusterID   int64
 	ClusterName string // empty where the policy does not ask for names
-	Zones       []ocp.Zone
+	Zones       ocp.Topology
 	// Tasks of the cluster that run or have failed, whoever started them. Hidden
 	// means that OCP does not let this user list tasks.
 	Tasks       []ocp.Task

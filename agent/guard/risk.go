@@ -68,13 +68,13 @@ func (v *view) wholeness(z *ocp.Zone) wholeness {
 	}
 	for i := range z.Servers {
 		s := &z.Servers[i]
-		if s.Status == "DELETED" {
+		if s.Status == ocp.ServerDeleted {
 			continue
 		}
 		servers++
 		switch {
-		case running(s):
-		case moving(s.Status) || v.inWork(s.ID):
+		case s.Running():
+		case s.Moving() || v.inWork(s.ID):
 			state = max(state, busy)
 		default:
 			return broken
@@ -85,7 +85,7 @@ func (v *view) wholeness(z *ocp.Zone) wholeness {
 		return broken
 	case state == busy: // which is why the zone's own status is what it is
 		return busy
-	case z.Status != "" && z.Status != "RUNNING", z.InnerStatus != "" && z.InnerStatus != "ACTIVE":
+	case !z.Running():
 		return broken
 	}
 	return whole
@@ -134,9 +134,9 @@ func rootServerStays(v *view) Decision {
 			s := &v.Facts.Zones[i].Servers[j]
 			switch {
 			case !s.WithRootServer || s.ID == v.server.ID:
-			case moving(s.Status) || v.inWork(s.ID):
+			case s.Moving() || v.inWork(s.ID):
 				inWork = s.ID
-			case !running(s):
+			case !s.Running():
 			default:
 				return v.allow(func() string { return fmt.Sprintf("server %d keeps a root service", s.ID) })
 			}

@@ -149,27 +149,15 @@ func newView(q *Question) *view {
 }
 
 // FindServer finds a server in a topology.
-func FindServer(zones []ocp.Zone, id int64) (ocp.Server, bool) {
-	for i := range zones {
-		for _, s := range zones[i].Servers {
-			if s.ID == id {
-				return s, true
-			}
-		}
-	}
-	return ocp.Server{}, false
+func FindServer(zones []ocp.Zone, id int64) (ocp.Server, bool) { // used by package agent until it uses ocp.Topology
+	server, _, found := ocp.Topology(zones).Server(id)
+	return server, found
 }
 
-// target is the server in question and its zone; both zero where OCP does not show it.
+// target is the server in question and its zone; both zero if OCP does not show it.
 func (q *Question) target() (ocp.Server, ocp.Zone) {
-	for i := range q.Facts.Zones {
-		for j := range q.Facts.Zones[i].Servers {
-			if q.Facts.Zones[i].Servers[j].ID == q.Operation.ServerID {
-				return q.Facts.Zones[i].Servers[j], q.Facts.Zones[i]
-			}
-		}
-	}
-	return ocp.Server{}, ocp.Zone{}
+	server, zone, _ := q.Facts.Zones.Server(q.Operation.ServerID)
+	return server, zone
 }
 
 // takesDown reports whether the operation takes its server down. A start does not,
@@ -310,13 +298,13 @@ func stateFits(v *view) Decision {
 			"server %d is %s already", v.server.ID, status)}}
 	}
 	switch {
-	case status == "CREATING" || status == "DELETING" || status == "DELETED":
+	case !v.server.Exists():
 		return v.reject(events.CodeWrongState, "server %d is %s: there is nothing to %s", v.server.ID, status, kind)
 	case kind == events.Stop && Fulfilled(v.Operation, v.server):
 		return done(events.CodeAlreadyStopped)
 	case kind == events.Start && Fulfilled(v.Operation, v.server):
 		return done(events.CodeAlreadyRunning)
-	case kind == events.Restart && stopped(status):
+	case kind == events.Restart && v.server.Stopped():
 		return v.reject(events.CodeWrongState, "server %d is %s: start it instead", v.server.ID, status)
 	}
 	return v.allow(func() string { return fmt.Sprintf("server %d is %s", v.server.ID, or(status, "in a state unknown")) })
@@ -327,29 +315,11 @@ func stateFits(v *view) Decision {
 func Fulfilled(op events.Operation, server ocp.Server) bool {
 	switch op.Kind {
 	case events.Stop:
-		return stopped(server.Status) && (server.Status != "SERVICE_STOPPED" || op.Request.StopType == "STOP_SERVICE")
+		return server.Stopped() && (server.Status != ocp.ServerServiceStopped || op.Request.StopType == "STOP_SERVICE")
 	case events.Start:
-		return running(&server)
+		return server.Running()
 	}
 	return false
-}
-
-// moving reports whether a status of a server or zone is on the way to another.
-func moving(status string) bool {
-	switch status {
-	case "STOPPING", "STARTING", "RESTARTING", "OPERATING", "SERVICE_STOPPING", "PROCESS_STOPPING", "CREATING", "DELETING":
-		return true
-	}
-	return false
-}
-
-func stopped(status string) bool {
-	return status == "STOPPED" || status == "SERVICE_STOPPED" || status == "PROCESS_STOPPED"
-}
-
-// running reports whether a server runs for OCP and, where it tells, for the database.
-func running(s *ocp.Server) bool {
-	return s.Status == "RUNNING" && (s.InnerStatus == "" || s.InnerStatus == "ACTIVE")
 }
 
 func or(s, otherwise string) string {

@@ -45,6 +45,8 @@ type machine struct {
 	status string
 }
 
+func (m *machine) moving() bool { return ocp.Server{Status: m.status}.Moving() }
+
 // job is a task of OCP; order is nil where it is somebody else's.
 type job struct {
 	id      int64
@@ -112,7 +114,7 @@ func (w *world) facts() Facts {
 			if m.status == "RUNNING" {
 				inner = "ACTIVE"
 			}
-			if moving(m.status) {
+			if m.moving() {
 				zone.Status = "OPERATING"
 			}
 			zone.Servers = append(zone.Servers, ocp.Server{ID: m.id, Zone: zone.Name, Status: m.status, InnerStatus: inner})
@@ -357,7 +359,7 @@ func (w *world) finish(j *job, well, halfway bool) {
 		j.status, j.machine.status = ocp.StatusSuccessful, "STOPPED"
 	case well:
 		j.status, j.machine.status = ocp.StatusSuccessful, "RUNNING"
-	case !halfway && moving(j.machine.status):
+	case !halfway && j.machine.moving():
 		j.machine.status = "UNAVAILABLE"
 	}
 	if j.order != nil {
@@ -409,11 +411,11 @@ func (w *world) act() {
 			w.give(w.ops[i])
 		}
 	case what < 41:
-		if !deciding && !moving(m.status) && !slices.ContainsFunc(w.ops, held) {
+		if !deciding && !m.moving() && !slices.ContainsFunc(w.ops, held) {
 			w.start(events.Kinds()[w.random.IntN(3)], m, nil)
 		}
 	case what < 42:
-		if !deciding && !moving(m.status) {
+		if !deciding && !m.moving() {
 			m.status = "UNAVAILABLE"
 		}
 	case what < 54: // somebody mends a server in OCP

@@ -48,6 +48,111 @@ type Server struct {
 	AvailableOperations []string // newer versions only
 }
 
+// Statuses of a server in OCP (observed; there may be others). The statuses of a zone
+// are RUNNING and those of a zone on its way to another status, most often OPERATING.
+const (
+	ServerRunning         = "RUNNING"
+	ServerStopped         = "STOPPED"
+	ServerStopping        = "STOPPING"
+	ServerStarting        = "STARTING"
+	ServerRestarting      = "RESTARTING"
+	ServerUnavailable     = "UNAVAILABLE"
+	ServerOperating       = "OPERATING"
+	ServerCreating        = "CREATING"
+	ServerDeleting        = "DELETING"
+	ServerDeleted         = "DELETED"
+	ServerServiceStopping = "SERVICE_STOPPING"
+	ServerServiceStopped  = "SERVICE_STOPPED" // its process still runs
+	ServerProcessStopping = "PROCESS_STOPPING"
+	ServerProcessStopped  = "PROCESS_STOPPED"
+)
+
+// Statuses of a zone or server in the database's own view.
+const (
+	InnerActive   = "ACTIVE"
+	InnerInactive = "INACTIVE"
+)
+
+// ServerStatuses are the statuses of a server that are known.
+func ServerStatuses() []string {
+	return []string{
+		ServerRunning, ServerStopped, ServerStopping, ServerStarting, ServerRestarting, ServerUnavailable, ServerOperating,
+		ServerCreating, ServerDeleting, ServerDeleted,
+		ServerServiceStopping, ServerServiceStopped, ServerProcessStopping, ServerProcessStopped,
+	}
+}
+
+// Running reports whether the server runs for OCP and, if OCP shows it, for the database.
+func (s Server) Running() bool {
+	return s.Status == ServerRunning && (s.InnerStatus == "" || s.InnerStatus == InnerActive)
+}
+
+// Stopped reports whether the server, or at least its service, is stopped.
+func (s Server) Stopped() bool {
+	return s.Status == ServerStopped || s.Status == ServerServiceStopped || s.Status == ServerProcessStopped
+}
+
+// Moving reports whether the server is on its way from one status to another.
+func (s Server) Moving() bool { return moving(s.Status) }
+
+// Exists reports whether the server is there to be operated on: it is not being created,
+// being deleted, or deleted.
+func (s Server) Exists() bool {
+	return s.Status != ServerCreating && s.Status != ServerDeleting && s.Status != ServerDeleted
+}
+
+// Moving reports whether the zone is on its way from one status to another. Its servers
+// may be, even if the zone is not.
+func (z Zone) Moving() bool { return moving(z.Status) }
+
+// Running reports whether the zone runs, as far as OCP shows its statuses.
+func (z Zone) Running() bool {
+	return (z.Status == "" || z.Status == ServerRunning) && (z.InnerStatus == "" || z.InnerStatus == InnerActive)
+}
+
+func moving(status string) bool {
+	switch status {
+	case ServerStopping, ServerStarting, ServerRestarting, ServerOperating, ServerServiceStopping, ServerProcessStopping,
+		ServerCreating, ServerDeleting:
+		return true
+	}
+	return false
+}
+
+// Topology is the zones of a cluster with their servers.
+type Topology []Zone
+
+// Server finds a server by OCP's id, and its zone.
+func (t Topology) Server(id int64) (Server, Zone, bool) {
+	for i := range t {
+		for j := range t[i].Servers {
+			if t[i].Servers[j].ID == id {
+				return t[i].Servers[j], t[i], true
+			}
+		}
+	}
+	return Server{}, Zone{}, false
+}
+
+// ZoneOf returns the name of a server's zone; empty if there is no such server.
+func (t Topology) ZoneOf(id int64) string {
+	for i := range t {
+		for j := range t[i].Servers {
+			if t[i].Servers[j].ID == id {
+				return t[i].Name
+			}
+		}
+	}
+	return ""
+}
+
+// InBetween reports whether a zone or server is on its way from one status to another.
+func (t Topology) InBetween() bool {
+	return slices.ContainsFunc(t, func(z Zone) bool {
+		return z.Moving() || slices.ContainsFunc(z.Servers, Server.Moving)
+	})
+}
+
 func (c Cluster) key() any { return c.ID }
 func (z Zone) key() any    { return z.Name }
 func (s Server) key() any  { return s.ID }
@@ -192,7 +297,7 @@ func clustersCall() call { return get("clusters_list", "/api/v2/ob/clusters") }
 
 // Zones returns the zones of a cluster with their servers. That is one call, and a
 // second one where a zone comes without its servers.
-func (c *Client) Zones(ctx context.Context, clusterID int64) ([]Zone, error) {
+func (c *Client) Zones(ctx context.Context, clusterID int64) (Topology, error) {
 	call := get("zones_list", "/api/v2/ob/clusters/%d/zones", clusterID)
 	zones, err := list(ctx, c, call, false, decodeZone, nil)
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/obwarden/obwarden/agent/guard"
+	"github.com/obwarden/obwarden/agent/ocp"
 	"github.com/obwarden/obwarden/agent/policy/internal/strict"
 	"github.com/obwarden/obwarden/events"
 )
@@ -192,8 +193,7 @@ func (v verdictWord) Fault() string {
 
 // A word that OCP does not know is a typing error here, and would be tolerated there.
 func (s statusWord) Fault() string {
-	words := strings.Fields("RUNNING STOPPED STOPPING STARTING RESTARTING UNAVAILABLE OPERATING CREATING DELETING DELETED " +
-		"SERVICE_STOPPING SERVICE_STOPPED PROCESS_STOPPING PROCESS_STOPPED")
+	words := ocp.ServerStatuses()
 	if !slices.Contains(words, string(s)) {
 		return fmt.Sprintf("OCP shows no status %.60q; write one of %s", string(s), strings.Join(words, ", "))
 	}
@@ -201,7 +201,7 @@ func (s statusWord) Fault() string {
 }
 
 func (s innerStatusWord) Fault() string {
-	if s != "ACTIVE" && s != "INACTIVE" {
+	if s != ocp.InnerActive && s != ocp.InnerInactive {
 		return fmt.Sprintf("the database shows no status %.60q; write ACTIVE or INACTIVE", string(s))
 	}
 	return ""

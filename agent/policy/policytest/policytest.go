@@ -163,20 +163,20 @@ func (t *policyTest) question(p *policy.Policy, c testCase) *guard.Question {
 	return q
 }
 
-func (t *policyTest) zones() []ocp.Zone {
-	var zones []ocp.Zone
+func (t *policyTest) zones() ocp.Topology {
+	var zones ocp.Topology
 	for _, z := range t.Topology.Zones {
 		zone := ocp.Zone{
-			Name: string(z.Name), Status: string(cmp.Or(z.Status, "RUNNING")), InnerStatus: string(cmp.Or(z.InnerStatus, "ACTIVE")),
+			Name: string(z.Name), Status: string(cmp.Or(z.Status, ocp.ServerRunning)), InnerStatus: string(cmp.Or(z.InnerStatus, ocp.InnerActive)),
 			Region: z.Region, IDC: z.IDC, ClusterID: t.Topology.Cluster.ID, ServerCount: len(z.Servers),
 		}
 		for _, s := range z.Servers {
-			inner := innerStatusWord("ACTIVE")
-			if cmp.Or(s.Status, "RUNNING") != "RUNNING" {
-				inner = "INACTIVE"
+			inner := innerStatusWord(ocp.InnerActive)
+			if cmp.Or(s.Status, ocp.ServerRunning) != ocp.ServerRunning {
+				inner = ocp.InnerInactive
 			}
 			zone.Servers = append(zone.Servers, ocp.Server{
-				ID: s.ID, ClusterID: t.Topology.Cluster.ID, Zone: zone.Name, Status: string(cmp.Or(s.Status, "RUNNING")),
+				ID: s.ID, ClusterID: t.Topology.Cluster.ID, Zone: zone.Name, Status: string(cmp.Or(s.Status, ocp.ServerRunning)),
 				InnerStatus: string(cmp.Or(s.InnerStatus, inner)), WithRootServer: s.Root,
 				IP: cmp.Or(s.IP, fmt.Sprintf("10.0.0.%d", s.ID)), Port: cmp.Or(s.Port, 2882),
 			})
