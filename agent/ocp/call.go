@@ -115,7 +115,7 @@ func (c *Client) exchange(ctx context.Context, via *http.Client, call call) (Env
 		return Envelope{}, call.failure(NotSent, fmt.Errorf("%w: %w", ErrBudget, err))
 	}
 	envelope, err := c.breaker.do(func() (Envelope, error) { return c.attempt(ctx, via, call) })
-	if errors.Is(err, errLeftAlone) {
+	if errors.Is(err, errBreakerOpen) {
 		return Envelope{}, call.failure(NotSent, err)
 	}
 	return envelope, err

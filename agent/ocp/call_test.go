@@ -619,13 +619,13 @@ func TestStatusInsideSuccess(t *testing.T) {
 	}
 }
 
-func TestAnOCPThatDoesNotAnswerIsLeftAlone(t *testing.T) {
+func TestTheBreakerSparesAnOCPThatDoesNotAnswer(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var asked atomic.Int64
 		var healthy atomic.Bool
 		var told []bool
-		c, err := New(Config{URL: "http://ocp.invalid", Username: "u", Password: "p", LeftAlone: func(alone bool) { told = append(told, alone) }})
+		c, err := New(Config{URL: "http://ocp.invalid", Username: "u", Password: "p", LeftAlone: func(open bool) { told = append(told, open) }})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -648,7 +648,7 @@ func TestAnOCPThatDoesNotAnswerIsLeftAlone(t *testing.T) {
 			t.Helper()
 			healthy.Store(true)
 			began := time.Now()
-			for err := errLeftAlone; err != nil; _, err = c.Zones(t.Context(), 1) {
+			for err := errBreakerOpen; err != nil; _, err = c.Zones(t.Context(), 1) {
 				time.Sleep(50 * time.Millisecond)
 			}
 			if took := time.Since(began); took > atMost {
@@ -656,9 +656,25 @@ func TestAnOCPThatDoesNotAnswerIsLeftAlone(t *testing.T) {
 			}
 			healthy.Store(false)
 		}
+		changed := func(open bool) {
+			t.Helper()
+			select {
+			case <-c.BreakerChanged():
+			default:
+				t.Error("no signal that the breaker has changed")
+			}
+			if c.BreakerOpen() != open {
+				t.Errorf("breaker open: got %t, want %t", !open, open)
+			}
+		}
+		if c.BreakerOpen() {
+			t.Error("the breaker is open before anything was asked")
+		}
 		// A call that fails takes up to two seconds, with its tries again.
 		look(4 * time.Second)
+		changed(true)
 		recovers(2*breakerMinPause + 2*time.Second)
+		changed(false)
 
 		asked.Store(0)
 		const hour = time.Hour
@@ -670,7 +686,7 @@ func TestAnOCPThatDoesNotAnswerIsLeftAlone(t *testing.T) {
 		}
 		recovers(breakerMaxPause*5/4 + 2*time.Second)
 		if !slices.Equal(told, []bool{true, false, true, false}) {
-			t.Errorf("told %v, want that it is left alone, then that it is not, twice", told)
+			t.Errorf("told %v, want that it opens, then that it closes, twice", told)
 		}
 	})
 }

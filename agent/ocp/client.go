@@ -55,8 +55,8 @@ type Config struct {
 	Observe func(endpoint, code string, took time.Duration)
 	// Retried, if not nil, is told of each retry of a read.
 	Retried func(endpoint string)
-	// LeftAlone, if not nil, is told when OCP gets no more requests because it does
-	// not answer, and when it does again. It must not call the client.
+	// LeftAlone, if not nil, is called with the new value at each change of BreakerOpen.
+	// It must not call the client.
 	LeftAlone func(bool)
 	// Now is the clock of signatures and of ClockOffset; nil: time.Now.
 	Now func() time.Time
