@@ -10,7 +10,8 @@ import (
 	"github.com/obwarden/obwarden/events"
 )
 
-// insideWindow holds up what takes a server down; a start never waits for a window.
+// insideWindow holds up operations that take a server down while the policy's windows are
+// closed; a start never waits for a window.
 func insideWindow(v *view) Decision {
 	if !v.takesDown() {
 		return v.allow(func() string { return "a start takes no server down" })
@@ -31,7 +32,8 @@ func insideWindow(v *view) Decision {
 	}
 	next := v.limits.NextOpen(now)
 	if next.IsZero() {
-		return v.waitUntil(events.CodeOutsideWindow, next, "%s, and no window opens within a year; to do it now, change the policy's windows", why)
+		return v.waitUntil(events.CodeOutsideWindow, next,
+			"%s, and no window opens within a year; to do it now, change the policy's windows", why)
 	}
 	return v.waitUntil(events.CodeOutsideWindow, next, "%s; the next window opens at %s", why, stamp(next))
 }
@@ -44,8 +46,8 @@ func windowNames(windows []policy.Window) []string {
 	return names
 }
 
-// cooledDown keeps the same from being done again and again to a server. It holds no
-// start up that undoes a stop: its server is down, and to leave it so helps nobody.
+// cooledDown keeps a server from being operated on again and again. It does not hold up a
+// start that undoes a stop: its server is down, and to leave it down helps nobody.
 func cooledDown(v *view) Decision {
 	var server, again, zone, failure *Ended
 	for i := range v.Record.Recent {
@@ -93,7 +95,8 @@ func cooledDown(v *view) Decision {
 			c.length, c.what, c.after.Kind, c.after.ServerID, c.after.OperationID, stamp(c.after.At))
 	}
 	if !until.IsZero() {
-		return v.waitUntil(events.CodeCooldown, until, "%s; it waits until %s, or until the policy's cooldown is shorter", why, stamp(until))
+		return v.waitUntil(events.CodeCooldown, until, "%s; it waits until %s, or until the policy's cooldown is shorter",
+			why, stamp(until))
 	}
 	return v.allow(func() string {
 		if undoes {
@@ -110,29 +113,31 @@ func later(a, b *Ended) *Ended {
 	return a
 }
 
-// withinBudget counts what takes servers down, from when its slot was taken; a start
-// costs nothing.
+// withinBudget counts the operations that take servers down, each from when its slot was
+// taken; a start costs nothing.
 func withinBudget(v *view) Decision {
 	if !v.takesDown() {
 		return v.allow(func() string { return "a start takes no server down" })
 	}
-	const over = "%d operations of %s that take a server down began within %s, at most %d may; the next may at %s, or when the policy's %s is larger"
+	const over = "%d operations of %s that take a server down began within %s, at most %d may; " +
+		"the next may at %s, or when the policy's %s is larger"
 	cluster, fleet := v.limits.Budget, v.Policy.Fleet
 	spent, free := cluster.Spent(v.clusterStarts, v.Now)
 	if !free.IsZero() {
-		return v.waitUntil(events.CodeBudget, free, over, spent, fmt.Sprint("cluster ", v.Operation.ClusterID), cluster.Window, cluster.Operations, stamp(free), "budget")
+		return v.waitUntil(events.CodeBudget, free, over, spent, fmt.Sprint("cluster ", v.Operation.ClusterID),
+			cluster.Window, cluster.Operations, stamp(free), "budget")
 	}
 	all, free := fleet.Spent(v.fleetStarts, v.Now)
 	if !free.IsZero() {
-		return v.waitUntil(events.CodeBudget, free, over, all, "all clusters", fleet.Window, fleet.Operations, stamp(free), "budget of all clusters")
+		return v.waitUntil(events.CodeBudget, free, over, all, "all clusters", fleet.Window, fleet.Operations,
+			stamp(free), "budget of all clusters")
 	}
 	return v.allow(func() string {
 		return fmt.Sprintf("the cluster's: %s; of all clusters: %s", usage(cluster, spent), usage(fleet, all))
 	})
 }
 
-// clusterStarts are when operations that take servers of the cluster down began,
-// without this one.
+// clusterStarts yields when other operations that take servers of the cluster down began.
 func (v *view) clusterStarts(yield func(time.Time) bool) {
 	for i := range v.Record.Active {
 		if s := &v.Record.Active[i]; takesDown(s.Kind) && s.OperationID != v.Operation.OperationID && !yield(s.Since) {
@@ -141,14 +146,15 @@ func (v *view) clusterStarts(yield func(time.Time) bool) {
 	}
 	for i := range v.Record.Recent {
 		e := &v.Record.Recent[i]
-		// What runs again after it had ended is counted as it runs.
-		if takesDown(e.Kind) && e.OperationID != v.Operation.OperationID && !v.Record.holds(e.OperationID) && !yield(e.Since) {
+		// An operation that has ended and runs again is counted where it runs.
+		if takesDown(e.Kind) && e.OperationID != v.Operation.OperationID && !v.Record.holds(e.OperationID) &&
+			!yield(e.Since) {
 			return
 		}
 	}
 }
 
-// fleetStarts are the same of all clusters.
+// fleetStarts does the same for all clusters.
 func (v *view) fleetStarts(yield func(time.Time) bool) {
 	for i := range v.Fleet.Taken {
 		if t := &v.Fleet.Taken[i]; t.OperationID != v.Operation.OperationID && !yield(t.At) {
@@ -164,8 +170,8 @@ func (q *Question) Reserves() bool {
 		!slices.ContainsFunc(q.Fleet.Taken, func(t Taken) bool { return t.OperationID == q.Operation.OperationID })
 }
 
-// BudgetsUsed are the shares that are used of the cluster's budget and of that of all
-// clusters, 0 to 1; 0 where there is no budget.
+// BudgetsUsed returns how much of the cluster's budget is used, and of the budget of all
+// clusters: 0 to 1, and 0 if there is no budget.
 func (q *Question) BudgetsUsed() (cluster, fleet float64) {
 	v := &view{Question: q, limits: q.Limits()}
 	ratio := func(b policy.Budget, starts iter.Seq[time.Time]) float64 {

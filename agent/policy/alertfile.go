@@ -17,9 +17,9 @@ import (
 const (
 	// maxAlertRules bounds the values of a metric's label.
 	maxAlertRules = 200
-	// againAfter is AlertRule.AgainAfter where a rule says nothing.
+	// againAfter is AlertRule.AgainAfter if a rule says nothing.
 	againAfter = time.Hour
-	// silenceGrace is SilenceRule.Grace where the policy says nothing.
+	// silenceGrace is SilenceRule.Grace if the policy says nothing.
 	silenceGrace = 5 * time.Minute
 )
 
@@ -71,7 +71,7 @@ type silencedFile struct {
 	Matchers silenceMatchers `yaml:"matchers" required:"true" doc:"of the alerts' labels; values are templates over .Cluster, .ClusterID, .ServerID, .Address, .IP, .Port, .SQLPort, .Zone and .Kind"`
 }
 
-// alertRules and silence are what the sections mean.
+// alertRules returns what the section alerts means.
 func (f *policyFile) alertRules(d *strict.Document) []AlertRule {
 	var rules []AlertRule
 	for i, a := range f.Alerts {
@@ -80,7 +80,7 @@ func (f *policyFile) alertRules(d *strict.Document) []AlertRule {
 		case i == maxAlertRules:
 			d.Faultf(at, "more than %d rules; join some with =~", maxAlertRules)
 		case a.Name.Text == "":
-			continue // a fault already
+			continue // is a fault already
 		case !ruleName.MatchString(a.Name.Text) || a.Name.Text == "none":
 			d.Faultf(at, "%.60q is no name of a rule; write 1 to 64 letters, digits, _ . - and not none", a.Name.Text)
 		case slices.ContainsFunc(rules, func(r AlertRule) bool { return r.Name == a.Name.Text }):
@@ -106,6 +106,7 @@ func (f *policyFile) alertRules(d *strict.Document) []AlertRule {
 	return rules
 }
 
+// silence returns what the section silences means; nil if there is nothing to silence.
 func (f *policyFile) silence() *SilenceRule {
 	if f.Silences == nil || len(f.Silences.Alerts) == 0 {
 		return nil
@@ -124,7 +125,7 @@ func (f *policyFile) silence() *SilenceRule {
 
 var ruleName = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,64}$`)
 
-// labelName is a label of an alert.
+// labelName is the name of an alert's label.
 type labelName string
 
 func (l labelName) Fault() string {
@@ -134,7 +135,7 @@ func (l labelName) Fault() string {
 	return ""
 }
 
-// reasonText is a template.
+// reasonText is the template of a reason.
 type reasonText string
 
 func (r *reasonText) UnmarshalYAML(unmarshal func(any) error) error {
@@ -159,7 +160,7 @@ func (u *ifUnreachable) UnmarshalYAML(unmarshal func(any) error) error {
 	return nil
 }
 
-// alertMatchers are of an alert's labels, which may have any name and value.
+// alertMatchers match the labels of an alert, which may have any name and value.
 type alertMatchers []alertMatcherLine
 
 type alertMatcherLine struct{ matchers labels.Matchers }
@@ -202,8 +203,8 @@ type silenceMatcherLine struct {
 	templated bool
 }
 
-// fault finds silences of everything: a silence must be of the operation's own server,
-// zone or cluster.
+// Fault finds silences of everything: a silence must name the operation's own server, zone
+// or cluster.
 func (ms silenceMatchers) Fault() string {
 	if !slices.ContainsFunc(ms, func(m silenceMatcherLine) bool {
 		return m.templated && (m.Type == labels.MatchEqual || m.Type == labels.MatchRegexp)

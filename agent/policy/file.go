@@ -25,7 +25,7 @@ var defaultFile string
 //go:embed policy.schema.json
 var schemaFile string
 
-// DefaultFile is the built-in policy as a commented file, to be copied and changed.
+// DefaultFile is the built-in policy as a commented file, for people to copy and change.
 func DefaultFile() string { return defaultFile }
 
 // SchemaFile is the JSON Schema of a policy file, for editors. Load is stricter.
@@ -50,8 +50,8 @@ func Default() *Policy {
 	return p
 }
 
-// Load reads a policy file. The error is Faults, with all that is wrong with it, or
-// says why the file cannot be read.
+// Load reads a policy file. The error is Faults, which lists everything that is wrong
+// with the file, or says why the file cannot be read.
 func Load(path string) (*Policy, error) {
 	content, err := strict.ReadFile(path)
 	if err != nil {
@@ -60,8 +60,8 @@ func Load(path string) (*Policy, error) {
 	return Parse(path, content)
 }
 
-// Parse reads the content of a policy file, which faults call file. What the content
-// does not name is as in the built-in policy. The error is Faults.
+// Parse reads the content of a policy file, which faults call file. Settings that the
+// content does not name are as in the built-in policy. The error is Faults.
 func Parse(file string, content []byte) (*Policy, error) {
 	byDefault := Default()
 	return parse(file, content, byDefault.Limits, byDefault.Fleet)
@@ -84,9 +84,9 @@ func Hash(content []byte) string {
 	return hex.EncodeToString(sum[:])[:12]
 }
 
-// policyFile is a policy as it is written. Each field's tags are the whole of its
-// documentation: the JSON Schema comes from here. A section that is added here is
-// read, held to its type and published; what it means is for policy to say.
+// policyFile is a policy as people write it. The tags of a field are its only
+// documentation: the JSON Schema is made from them. A section that is added here is read,
+// checked against its type and published; the method policy says what it means.
 type policyFile struct {
 	Defaults      limitsFile       `yaml:"defaults" doc:"what every cluster's operations are held to"`
 	FleetBudget   *fleetBudgetFile `yaml:"fleet_budget" doc:"how many operations that take a server down may start in all clusters together"`
@@ -98,7 +98,7 @@ type policyFile struct {
 	Silences      *silencesFile    `yaml:"silences" doc:"what Alertmanager keeps quiet about while an operation runs"`
 }
 
-// limitsFile is Limits with what is not said left out.
+// limitsFile is Limits with nil for whatever the file does not say.
 type limitsFile struct {
 	MaxConcurrent      *int             `yaml:"max_concurrent" min:"1" max:"1000" doc:"operations at once in one cluster"`
 	KeepZones          *keepZones       `yaml:"keep_zones" doc:"zones that must stay whole when a server is taken down: majority (more than half), or a number; 0: no matter"`
@@ -118,8 +118,8 @@ type cooldownFile struct {
 	Failure *strict.Duration `yaml:"failure" doc:"after a failure in the cluster"`
 }
 
-// Agents remember 512 operations of a cluster and 4096 of all: a larger budget could
-// not be kept.
+// The largest budgets are a little smaller than what agents remember, which is 512
+// operations of a cluster and 4096 of all clusters: a larger budget could not be kept.
 type budgetFile struct {
 	Operations *int           `yaml:"operations" min:"0" max:"500" doc:"0: no limit"`
 	Window     *strict.Period `yaml:"window" doc:"the time in which they are counted, more than 0s"`
@@ -164,7 +164,8 @@ func (f overrideFile) Fault() string {
 	return ""
 }
 
-// policy is what the file means. What it does not say is as in limits and fleet.
+// policy returns what the file means. Settings that it leaves out are as in limits and
+// fleet.
 func (f *policyFile) policy(d *strict.Document, limits Limits, fleet Budget) *Policy {
 	p := &Policy{Limits: limits, Fleet: fleet, Alerts: f.alertRules(d), Silence: f.silence()}
 	windows := f.windows(d)
@@ -192,12 +193,12 @@ func (f *policyFile) policy(d *strict.Document, limits Limits, fleet Budget) *Po
 	return p
 }
 
-// windows are the named ones.
+// windows returns the windows of time_intervals by name.
 func (f *policyFile) windows(d *strict.Document) map[string]Window {
 	windows := map[string]Window{}
 	for _, w := range f.TimeIntervals {
 		if w.Name.Text == "" {
-			continue // a fault already
+			continue // is a fault already
 		}
 		if _, twice := windows[w.Name.Text]; twice {
 			d.Faultf(w.Name.At, "there is a window %.60q already; choose another name", w.Name.Text)
@@ -207,8 +208,8 @@ func (f *policyFile) windows(d *strict.Document) map[string]Window {
 	return windows
 }
 
-// resolve returns what puts the said limits in the place of others. It is called for
-// every decision: names are looked up before.
+// resolve returns a function that changes limits to what the file says. Names of windows
+// are looked up here, because that function is called for every decision.
 func (f limitsFile) resolve(d *strict.Document, windows map[string]Window) func(*Limits) {
 	var allow, block *[]Window
 	if f.Windows != nil {
@@ -233,7 +234,7 @@ func (f limitsFile) resolve(d *strict.Document, windows map[string]Window) func(
 	}
 }
 
-// replace sets what is said.
+// replace changes a limit to what the file says, if it says anything.
 func replace[T any](limit, said *T) {
 	if said != nil {
 		*limit = *said
@@ -266,7 +267,7 @@ func named(d *strict.Document, windows map[string]Window, names *[]strict.Word) 
 	return &found
 }
 
-// check finds windows that take each other's time.
+// check finds windows that both allow and block.
 func (w *windowsFile) check(d *strict.Document, l Limits) {
 	if w == nil {
 		return
@@ -278,7 +279,7 @@ func (w *windowsFile) check(d *strict.Document, l Limits) {
 	}
 }
 
-// keepZones is a number or majority.
+// keepZones is a number, or the word majority.
 type keepZones int
 
 func (k *keepZones) UnmarshalYAML(unmarshal func(any) error) error {
@@ -297,7 +298,7 @@ func (k *keepZones) UnmarshalYAML(unmarshal func(any) error) error {
 	return nil
 }
 
-// intervals are Alertmanager's, which takes months that there are not.
+// intervals are Alertmanager's, whose own decoder accepts months that do not exist.
 type intervals []timeinterval.TimeInterval
 
 func (is intervals) Fault() string {
@@ -355,8 +356,8 @@ func (m *matcherLine) UnmarshalYAML(unmarshal func(any) error) error {
 	return nil
 }
 
-// possible says why a matcher compares with a value that its label never has, which
-// would switch a rule off unseen.
+// possible returns an error for a matcher that compares its label with a value that the
+// label never has: such a matcher would switch a rule off without anybody noticing.
 func possible(m *labels.Matcher) error {
 	if m.Type != labels.MatchEqual && m.Type != labels.MatchNotEqual {
 		return nil
@@ -373,7 +374,7 @@ func possible(m *labels.Matcher) error {
 	return nil
 }
 
-// advice adds what to write to what Alertmanager's types find wrong.
+// advice adds an example to an error of one of Alertmanager's types.
 func advice(of any, err error) string {
 	example := ""
 	switch of.(type) {

@@ -13,20 +13,20 @@ import (
 	"github.com/obwarden/obwarden/events"
 )
 
-// testFile is a file of policy tests as it is written, with as little as a case needs.
+// testFile is a file of policy tests as people write it. Nearly everything may be left out.
 type testFile struct {
-	Policy string `yaml:"policy"` // beside the file; without it the built-in one
+	Policy string `yaml:"policy"` // path, relative to the file; empty: the built-in policy
 	Tests  tests  `yaml:"tests" required:"true"`
 }
 
 type policyTest struct {
 	Name      strict.Text  `yaml:"name" required:"true"`
-	Now       moment       `yaml:"now"`      // RFC 3339; a Wednesday's noon in UTC where nothing is said
-	Topology  topologyFile `yaml:"topology"` // three zones of one server, 1 to 3, where nothing is said
+	Now       moment       `yaml:"now"`      // RFC 3339; if left out, noon of a Wednesday, in UTC
+	Topology  topologyFile `yaml:"topology"` // if left out, three zones with one server each, 1 to 3
 	Paused    *pauseFile   `yaml:"paused"`
-	Active    []activeFile `yaml:"active"`                       // what is under way from here
-	Recent    []recentFile `yaml:"recent"`                       // what has ended
-	Tasks     []taskFile   `yaml:"tasks"`                        // that OCP shows
+	Active    []activeFile `yaml:"active"`                       // operations of ours under way
+	Recent    []recentFile `yaml:"recent"`                       // operations of ours that have ended
+	Tasks     []taskFile   `yaml:"tasks"`                        // tasks that OCP shows
 	Elsewhere int          `yaml:"elsewhere" min:"0" max:"4000"` // operations of other clusters, just now
 	Cases     cases        `yaml:"cases" required:"true"`
 }
@@ -52,8 +52,8 @@ type zoneFile struct {
 
 type serverFile struct {
 	ID          int64           `yaml:"id" required:"true" min:"1" max:"9007199254740991"`
-	Status      statusWord      `yaml:"status"`       // RUNNING where nothing is said
-	InnerStatus innerStatusWord `yaml:"inner_status"` // ACTIVE where it is RUNNING, else INACTIVE
+	Status      statusWord      `yaml:"status"`       // if left out, RUNNING
+	InnerStatus innerStatusWord `yaml:"inner_status"` // if left out, ACTIVE for RUNNING, else INACTIVE
 	Root        bool            `yaml:"root"`         // runs a root service
 	IP          string          `yaml:"ip"`
 	Port        int             `yaml:"port" min:"1" max:"65535"`
@@ -84,14 +84,14 @@ type recentFile struct {
 
 type taskFile struct {
 	Name      strict.Text `yaml:"name" required:"true"`
-	Status    string      `yaml:"status"` // RUNNING where nothing is said
+	Status    string      `yaml:"status"` // if left out, RUNNING
 	ServerIDs []int64     `yaml:"server_ids"`
 	Zone      string      `yaml:"zone"`
 }
 
 type testCase struct {
 	Request   requestFile    `yaml:"request" required:"true"`
-	Now       moment         `yaml:"at"` // the test's now where nothing is said
+	Now       moment         `yaml:"at"` // if left out, the now of the test
 	Approvals []approvalWord `yaml:"approvals"`
 	Expect    expectation    `yaml:"expect" required:"true"`
 	At        strict.Position
@@ -121,7 +121,8 @@ type expectation struct {
 	Code    string      `yaml:"code"`
 }
 
-// A file without tests, or a test without cases, would pass and show nothing.
+// tests and cases must not be empty: a file without tests, or a test without cases, would
+// pass and show nothing.
 type (
 	tests []policyTest
 	cases []testCase
@@ -191,7 +192,8 @@ func (v verdictWord) Fault() string {
 	return ""
 }
 
-// A word that OCP does not know is a typing error here, and would be tolerated there.
+// Fault finds statuses that OCP does not have. The guard tolerates such a status; in a test
+// it is a typing error.
 func (s statusWord) Fault() string {
 	words := ocp.ServerStatuses()
 	if !slices.Contains(words, string(s)) {
@@ -207,7 +209,7 @@ func (s innerStatusWord) Fault() string {
 	return ""
 }
 
-// moment is a time as RFC 3339 writes it.
+// moment is a time in RFC 3339.
 type moment time.Time
 
 func (m *moment) UnmarshalYAML(unmarshal func(any) error) error {

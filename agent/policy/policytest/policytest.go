@@ -1,3 +1,8 @@
+// Package policytest runs policy tests: files that say what a cluster looks like, what is
+// requested and what the guard must decide. They are for people who write policies, and
+// `obwarden check policy --test` runs them.
+//
+// Read file.go for how a test is written. The package imports guard and policy.
 package policytest
 
 import (
@@ -15,23 +20,23 @@ import (
 	"github.com/obwarden/obwarden/events"
 )
 
-// Result is what one case of a policy test came to.
+// Result is the outcome of one case of a policy test.
 type Result struct {
 	File         string
 	Line, Column int    // of the case
-	Test         string // its test's name
+	Test         string // name of the test
 	Request      string // in short: stop 2 force
 	Want, Got    string // verdict and code
-	Message      string // of what came
+	Message      string // of the decision
 	Findings     []events.Finding
 }
 
-// Failed reports whether something else came than was expected.
+// Failed reports whether the guard decided otherwise than expected.
 func (r Result) Failed() bool { return r.Want != r.Got }
 
-// Run decides the cases of a file of policy tests and returns what each came to,
-// in their order. The error is Faults, of that file or of the policy it names, or
-// says why one of them cannot be read.
+// Run decides the cases of a file of policy tests and returns their results in order. The
+// error is policy.Faults, of that file or of the policy it names, or says why one of them
+// cannot be read.
 func Run(path string) ([]Result, error) {
 	content, err := strict.ReadFile(path)
 	if err != nil {
@@ -68,7 +73,8 @@ func parseTests(path string, content []byte) (testFile, error) {
 	return f, d.Err()
 }
 
-// complete fills in what the test leaves out and finds servers that are not there.
+// complete fills in everything that the test leaves out, and finds servers that it names
+// without having them.
 func (t *policyTest) complete(d *strict.Document) {
 	if time.Time(t.Now).IsZero() {
 		t.Now = moment(time.Date(2026, time.January, 7, 12, 0, 0, 0, time.UTC))
@@ -77,7 +83,8 @@ func (t *policyTest) complete(d *strict.Document) {
 	t.Topology.Cluster.Name = cmp.Or(t.Topology.Cluster.Name, "test")
 	if t.Topology.Zones == nil {
 		for i := range 3 {
-			t.Topology.Zones = append(t.Topology.Zones, zoneFile{Name: strict.Text(fmt.Sprintf("zone%d", i+1)), Servers: []serverFile{{ID: int64(i + 1)}}})
+			t.Topology.Zones = append(t.Topology.Zones, zoneFile{Name: strict.Text(fmt.Sprintf("zone%d", i+1)),
+				Servers: []serverFile{{ID: int64(i + 1)}}})
 		}
 	}
 	seen := map[int64]bool{}
@@ -137,10 +144,12 @@ func (t *policyTest) question(p *policy.Policy, c testCase) *guard.Question {
 	cluster := t.Topology.Cluster
 	q := &guard.Question{
 		Policy: p, Now: now,
-		Facts: guard.Facts{ClusterID: cluster.ID, ClusterName: string(cluster.Name), Zones: t.zones(), Tasks: t.tasks(), ReadAt: now},
+		Facts: guard.Facts{ClusterID: cluster.ID, ClusterName: string(cluster.Name), Zones: t.zones(), Tasks: t.tasks(),
+			ReadAt: now},
 		Operation: events.Operation{
 			Schema: events.OperationSchema, OperationID: "case", N: 1, Steps: 1, State: events.Accepted, RequestSequence: 1,
-			Kind: events.Kind(c.Request.Kind), ClusterID: cluster.ID, ServerID: c.Request.ServerID, Source: cmp.Or(c.Request.Source, "nats"),
+			Kind: events.Kind(c.Request.Kind), ClusterID: cluster.ID, ServerID: c.Request.ServerID,
+			Source:      cmp.Or(c.Request.Source, "nats"),
 			RequestedAt: now, UpdatedAt: now,
 			Request: events.Request{
 				IdempotencyKey: "case", ClusterID: cluster.ID, ServerID: c.Request.ServerID, Force: c.Request.Force,
@@ -149,10 +158,12 @@ func (t *policyTest) question(p *policy.Policy, c testCase) *guard.Question {
 		},
 	}
 	for _, a := range c.Approvals {
-		q.Operation.Approvals = append(q.Operation.Approvals, events.Approval{By: string(a.By), At: now.Add(-time.Duration(a.Ago))})
+		q.Operation.Approvals = append(q.Operation.Approvals, events.Approval{By: string(a.By),
+			At: now.Add(-time.Duration(a.Ago))})
 	}
 	if p := t.Paused; p != nil {
-		pause := events.Pause{Paused: true, By: cmp.Or(p.By, "somebody"), Reason: cmp.Or(p.Reason, "the test says so"), At: time.Time(t.Now)}
+		pause := events.Pause{Paused: true, By: cmp.Or(p.By, "somebody"), Reason: cmp.Or(p.Reason, "the test says so"),
+			At: time.Time(t.Now)}
 		if p.All {
 			q.Control.All = pause
 		} else {
@@ -167,8 +178,9 @@ func (t *policyTest) zones() ocp.Topology {
 	var zones ocp.Topology
 	for _, z := range t.Topology.Zones {
 		zone := ocp.Zone{
-			Name: string(z.Name), Status: string(cmp.Or(z.Status, ocp.ServerRunning)), InnerStatus: string(cmp.Or(z.InnerStatus, ocp.InnerActive)),
-			Region: z.Region, IDC: z.IDC, ClusterID: t.Topology.Cluster.ID, ServerCount: len(z.Servers),
+			Name: string(z.Name), Status: string(cmp.Or(z.Status, ocp.ServerRunning)),
+			InnerStatus: string(cmp.Or(z.InnerStatus, ocp.InnerActive)),
+			Region:      z.Region, IDC: z.IDC, ClusterID: t.Topology.Cluster.ID, ServerCount: len(z.Servers),
 		}
 		for _, s := range z.Servers {
 			inner := innerStatusWord(ocp.InnerActive)
@@ -199,14 +211,15 @@ func (t *policyTest) tasks() []ocp.Task {
 	var tasks []ocp.Task
 	for i, task := range t.Tasks {
 		tasks = append(tasks, ocp.Task{
-			ID: int64(i + 1), Name: string(task.Name), Status: cmp.Or(task.Status, ocp.StatusRunning), ClusterID: t.Topology.Cluster.ID,
+			ID: int64(i + 1), Name: string(task.Name), Status: cmp.Or(task.Status, ocp.StatusRunning),
+			ClusterID: t.Topology.Cluster.ID,
 			ServerIDs: task.ServerIDs, ZoneName: task.Zone, CreatedAt: time.Time(t.Now), StartedAt: time.Time(t.Now),
 		})
 	}
 	return tasks
 }
 
-// remember fills in what agents would have agreed on.
+// remember fills in the record that agents would have of active and recent operations.
 func (t *policyTest) remember(q *guard.Question) {
 	now := time.Time(t.Now)
 	taken := func(id string, k strict.Kind, at time.Time) {

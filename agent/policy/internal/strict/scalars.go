@@ -11,12 +11,13 @@ import (
 	"github.com/obwarden/obwarden/events"
 )
 
-// maxDuration is the longest Duration that a file may say, beyond any use.
+// maxDuration is the longest Duration that a file may say: longer than anybody needs.
 const maxDuration = 366 * 24 * time.Hour
 
-// Duration is written as Prometheus does.
+// Duration is written as in Prometheus: 30s, 10m, 1h30m, 7d.
 type Duration time.Duration
 
+// UnmarshalYAML implements the interface that the decoder looks for.
 func (u *Duration) UnmarshalYAML(unmarshal func(any) error) error {
 	var text string
 	if err := unmarshal(&text); err != nil {
@@ -30,9 +31,10 @@ func (u *Duration) UnmarshalYAML(unmarshal func(any) error) error {
 	return nil
 }
 
-// Period is a duration that is not nothing.
+// Period is a Duration of more than 0s.
 type Period time.Duration
 
+// UnmarshalYAML implements the interface that the decoder looks for.
 func (p *Period) UnmarshalYAML(unmarshal func(any) error) error {
 	if err := (*Duration)(p).UnmarshalYAML(unmarshal); err != nil {
 		return err
@@ -43,9 +45,10 @@ func (p *Period) UnmarshalYAML(unmarshal func(any) error) error {
 	return nil
 }
 
-// Text is one that says something.
+// Text is a text that is not blank.
 type Text string
 
+// Fault implements Checked.
 func (t Text) Fault() string {
 	if strings.TrimSpace(string(t)) == "" {
 		return "is empty; a person must be able to read it"
@@ -56,6 +59,7 @@ func (t Text) Fault() string {
 // Kind is a kind of operation.
 type Kind string
 
+// Fault implements Checked.
 func (k Kind) Fault() string {
 	if !events.Kind(k).Known() {
 		return fmt.Sprintf("%.60q is no kind; write stop, start or restart", string(k))

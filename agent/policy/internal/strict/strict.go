@@ -1,3 +1,5 @@
+// Package strict decodes YAML files that people write by hand and machines act on, and
+// lists everything that is wrong with one, each fault with its place and what to do.
 package strict
 
 import (
@@ -19,13 +21,13 @@ import (
 	"github.com/goccy/go-yaml/token"
 )
 
-// MaxFileBytes is how large a policy or a file of policy tests may be.
+// MaxFileBytes is the largest size of a policy or of a file of policy tests.
 const MaxFileBytes = 1 << 20
 
-// What the parser is given at most: its time grows with the square of both.
+// Limits of what the parser is given: its time grows with the square of both.
 const (
 	maxNesting = 32   // in one line
-	maxNames   = 1000 // one after the other, without an entry of a list between them
+	maxNames   = 1000 // in a row, without an entry of a list between them
 )
 
 // Fault is one thing that is wrong with a file: where, what, and what to do.
@@ -39,7 +41,7 @@ func (f Fault) Error() string {
 	return fmt.Sprintf("%s:%d:%d: %s", f.File, f.Line, f.Column, f.Message)
 }
 
-// Faults are all that is wrong with a file, in the order of its lines.
+// Faults is everything that is wrong with a file, in the order of its lines.
 type Faults []Fault
 
 func (fs Faults) Error() string {
@@ -50,8 +52,8 @@ func (fs Faults) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// Position is a place in a file. A struct's field At of this type receives the
-// place where the struct begins.
+// Position is a place in a file. If a struct has a field At of this type, the decoder sets
+// it to the place where the struct begins.
 type Position struct{ Line, Column int }
 
 func positionOf(t *token.Token) Position {
@@ -61,41 +63,42 @@ func positionOf(t *token.Token) Position {
 	return Position{t.Position.Line, t.Position.Column}
 }
 
-// word is a text that remembers where it stands.
+// Word is a text that remembers its place in the file.
 type Word struct {
 	Text string
 	At   Position
 }
 
-// Document is a YAML file while it becomes a value, with the faults found so far.
+// Document is a YAML file that is being decoded, with the faults found so far.
 //
-// It is stricter than YAML: unknown and repeated names, nulls, anchors, aliases and
-// tags are faults. Whoever reads a policy at night must not have to know more YAML
+// The decoder is stricter than YAML: unknown and repeated names, nulls, anchors, aliases
+// and tags are faults. People who read a policy at night must not have to know more YAML
 // than lists and names, and a typing error must not switch a rule off.
 type Document struct {
 	file    string
 	faults  Faults
 	advise  func(of any, err error) string // says what a type objects to; nil: as the type does
-	anyText bool                           // numbers are taken as text, as Alertmanager's types do
+	anyText bool                           // a number is taken as text, as Alertmanager's types do
 }
 
-// checked is a value with something to say that no single field of it can: what is
-// wrong and what to do, empty where nothing is.
+// Checked is a value that can check itself as a whole, beyond the type of each field. Fault
+// says what is wrong and what to do; it is empty if nothing is wrong.
 type Checked interface{ Fault() string }
 
-// shorthand is a struct that can be written as one word too, which goes to what short
-// points to.
+// Shorthand is a struct that people may also write as one word. The word is decoded into
+// the value that Short points to.
 type Shorthand interface{ Short() any }
 
-// unmarshaler is what Alertmanager's types and our own of one word implement: they
-// ask for a plain value and make themselves from it.
+// unmarshaler is implemented by Alertmanager's types and by our own scalar types: they ask
+// for a plain value and convert it.
 type unmarshaler interface {
 	UnmarshalYAML(unmarshal func(any) error) error
 }
 
-// errFaulty stands for faults that are on the list already.
+// errFaulty means that the faults are on the list already.
 var errFaulty = errors.New("faulty")
 
+// ReadFile reads a file, but no more of it than shows that it is too large.
 func ReadFile(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -106,8 +109,9 @@ func ReadFile(path string) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, MaxFileBytes+1))
 }
 
-// Decode reads content into the struct that into points to. Fields that content does
-// not name keep their values. file is what faults call it.
+// Decode reads content into the struct that into points to. Fields that content does not
+// name keep their values. Faults call the content file. advise, if not nil, words the errors
+// of types that decode themselves.
 func Decode(file string, content []byte, into any, advise func(of any, err error) string) *Document {
 	d := &Document{file: file, advise: advise}
 	if node := d.parse(content); node != nil {
@@ -116,11 +120,12 @@ func Decode(file string, content []byte, into any, advise func(of any, err error
 	return d
 }
 
+// Faultf adds a fault.
 func (d *Document) Faultf(at Position, format string, args ...any) {
 	d.faults = append(d.faults, Fault{d.file, at.Line, at.Column, fmt.Sprintf(format, args...)})
 }
 
-// Err is all that was found, nil where that is nothing.
+// Err returns all faults found so far, as Faults; nil if there are none.
 func (d *Document) Err() error {
 	if len(d.faults) == 0 {
 		return nil
@@ -134,7 +139,7 @@ func (d *Document) Err() error {
 	return d.faults
 }
 
-// parse returns the document's body, nil where there is none.
+// parse returns the document's body; nil if there is none.
 func (d *Document) parse(content []byte) ast.Node {
 	start := Position{1, 1}
 	content = bytes.TrimPrefix(content, []byte("\ufeff")) // some editors write it
@@ -189,7 +194,7 @@ func invalid(content []byte) int {
 	return len(content)
 }
 
-// unusual finds what has no place here, before it can cost the parser anything.
+// unusual finds YAML that is not allowed here, before the parser spends time on it.
 func (d *Document) unusual(tokens token.Tokens) {
 	depth, entries, names, line := 0, 0, 0, 0
 	for _, t := range tokens {
@@ -229,7 +234,7 @@ func (d *Document) unusual(tokens token.Tokens) {
 	}
 }
 
-// value reads node into v and reports whether it was without a fault.
+// value reads node into v and reports whether it found no fault.
 func (d *Document) value(node ast.Node, v reflect.Value) bool {
 	before := len(d.faults)
 	at := place(node)
@@ -272,7 +277,7 @@ func (d *Document) value(node ast.Node, v reflect.Value) bool {
 	return len(d.faults) == before
 }
 
-// check asks a value that is without faults so far what it has to say.
+// check lets a value without faults check itself.
 func (d *Document) check(v reflect.Value, at Position, before int) {
 	if c, ok := v.Addr().Interface().(Checked); ok && len(d.faults) == before {
 		if fault := c.Fault(); fault != "" {
@@ -286,7 +291,7 @@ func isScalar(node ast.Node) bool {
 	return scalar
 }
 
-// custom lets a type make itself from a plain value. What it objects to stands here.
+// custom lets a type convert itself from a plain value, and reports its error as a fault.
 func (d *Document) custom(node ast.Node, u unmarshaler) {
 	outer := d.anyText
 	defer func() { d.anyText = outer }()
@@ -344,7 +349,7 @@ func mark(v reflect.Value, at Position) {
 	}
 }
 
-// inRange holds a number to its field's tags.
+// inRange checks a number against the tags of its field.
 func (d *Document) inRange(node ast.Node, v reflect.Value, f reflect.StructField) {
 	least, most := f.Tag.Get("min"), f.Tag.Get("max")
 	if least == "" {
@@ -360,8 +365,8 @@ func (d *Document) inRange(node ast.Node, v reflect.Value, f reflect.StructField
 	}
 }
 
-// each goes through the names of a mapping and leaves out those that were there
-// before: they are faults.
+// each iterates over the names of a mapping. A name that is there twice is a fault, and is
+// yielded once.
 func (d *Document) each(m []*ast.MappingValueNode) func(func(Word, ast.Node) bool) {
 	return func(yield func(Word, ast.Node) bool) {
 		seen := map[string]Position{}
@@ -379,7 +384,8 @@ func (d *Document) each(m []*ast.MappingValueNode) func(func(Word, ast.Node) boo
 	}
 }
 
-// place is where a node begins. The token of names with values is their first colon.
+// place returns where a node begins. The token of names with values is their first colon,
+// which is no place that people look at.
 func place(node ast.Node) Position {
 	if m, ok := pairs(node); ok && len(m) > 0 {
 		if flow, ok := node.(*ast.MappingNode); !ok || !flow.IsFlowStyle {
@@ -411,7 +417,7 @@ func (d *Document) sequence(node ast.Node, v reflect.Value) {
 	}
 }
 
-// names reads a mapping whose names are free.
+// names reads a mapping that may have any names.
 func (d *Document) names(node ast.Node, v reflect.Value) {
 	m, ok := pairs(node)
 	if !ok {
@@ -466,7 +472,7 @@ func (d *Document) scalar(node ast.Node, v reflect.Value) {
 	}
 }
 
-// kindOf says what a node is in the words of who wrote it.
+// kindOf says what a node is, in words for the person who wrote it.
 func kindOf(node ast.Node) string {
 	text := node.GetToken().Value
 	switch node.(type) {
@@ -482,12 +488,13 @@ func kindOf(node ast.Node) string {
 	return fmt.Sprintf("%.60s", text)
 }
 
+// FieldName returns the name that a field has in a file; empty if it has none.
 func FieldName(f reflect.StructField) string {
 	name, _, _ := strings.Cut(f.Tag.Get("yaml"), ",")
 	return name
 }
 
-// fieldNames are the names that a struct has in a file.
+// fieldNames returns the names that the fields of a struct have in a file.
 func fieldNames(t reflect.Type) []string {
 	var names []string
 	for _, f := range reflect.VisibleFields(t) {
