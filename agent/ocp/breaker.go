@@ -11,7 +11,8 @@ import (
 	"github.com/sony/gobreaker/v2"
 )
 
-var errBreakerOpen = errors.New("OCP has not answered for a while: the breaker is open and lets no request through for some seconds")
+var errBreakerOpen = errors.New("OCP has not answered for a while: " +
+	"the breaker is open and lets no request through for some seconds")
 
 // The breaker opens after so many requests in a row without an answer. While it is open
 // OCP gets no requests for a pause, and then one. If OCP does not answer that one either,

@@ -13,7 +13,7 @@ var errNoID = errors.New("the entry has no id or name")
 
 // Cluster is an OceanBase cluster.
 type Cluster struct {
-	ID          int64 // OCP's id, the one that calls take
+	ID          int64 // OCP's id, which calls take
 	OBClusterID int64 // the cluster's own id
 	Name        string
 	Status      string
@@ -210,7 +210,7 @@ func decodeCluster(data []byte) (Cluster, error) {
 	}, nil
 }
 
-// decodeZone leaves ServerCount at -1 where the answer has none.
+// decodeZone leaves ServerCount at -1 if the answer has none.
 func decodeZone(data []byte) (Zone, error) {
 	var wire wireZone
 	if err := decode(data, &wire); err != nil {
@@ -275,8 +275,8 @@ func (c *Client) Clusters(ctx context.Context) ([]Cluster, error) {
 	return list(ctx, c, clustersCall(), true, decodeCluster, nil)
 }
 
-// Cluster returns one cluster. OCP documents no call for that, so it is looked for in
-// the list; where it is not there, the error is Refused with status 404.
+// Cluster returns one cluster. OCP documents no call for that, so it looks in the list. If
+// the cluster is not there, the error is Refused with status 404.
 func (c *Client) Cluster(ctx context.Context, id int64) (Cluster, error) {
 	clusters, err := c.Clusters(ctx)
 	if err != nil {
@@ -295,8 +295,8 @@ func (c *Client) Cluster(ctx context.Context, id int64) (Cluster, error) {
 
 func clustersCall() call { return get("clusters_list", "/api/v2/ob/clusters") }
 
-// Zones returns the zones of a cluster with their servers. That is one call, and a
-// second one where a zone comes without its servers.
+// Zones returns the zones of a cluster with their servers. That is one call, and a second
+// one if a zone comes without its servers.
 func (c *Client) Zones(ctx context.Context, clusterID int64) (Topology, error) {
 	call := get("zones_list", "/api/v2/ob/clusters/%d/zones", clusterID)
 	zones, err := list(ctx, c, call, false, decodeZone, nil)
@@ -335,7 +335,7 @@ func serversOf(zone string, servers []Server) []Server {
 	return found
 }
 
-// settle fills in what the zone and its servers leave to the call they are answer to.
+// settle fills in the fields of the zone and its servers that follow from the call.
 func (z *Zone) settle(clusterID int64) {
 	z.ClusterID = cmp.Or(z.ClusterID, clusterID)
 	if z.ServerCount < 0 {
