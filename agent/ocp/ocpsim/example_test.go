@@ -40,3 +40,27 @@ func Example() {
 	// Stop OB server [2] SUCCESSFUL
 	// posts: 1
 }
+
+// harness is what Start needs of a *testing.T.
+type harness struct{ cleanups []func() }
+
+func (h *harness) Helper()                           {}
+func (h *harness) Cleanup(f func())                  { h.cleanups = append(h.cleanups, f) }
+func (h *harness) Fatalf(format string, args ...any) { panic(fmt.Sprintf(format, args...)) }
+
+// A test starts a simulator with its own *testing.T in the place of t, and need not stop it.
+func ExampleStart() {
+	var t harness
+	sim := ocpsim.Start(&t, ocpsim.Config{})
+	resp, err := http.Get(sim.URL() + "/api/status")
+	if err != nil {
+		panic(err)
+	}
+	resp.Body.Close()
+	fmt.Println(resp.StatusCode, len(sim.State().Clusters[0].Zones))
+	for _, stop := range t.cleanups {
+		stop()
+	}
+	// Output:
+	// 200 3
+}
