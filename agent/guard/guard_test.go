@@ -478,7 +478,7 @@ func (c decisionCase) wrong(d Decision) string {
 	return ""
 }
 
-func TestDecide(t *testing.T) {
+func TestDecideAnswersEachCaseOfTheTable(t *testing.T) {
 	t.Parallel()
 	for _, c := range decisionCases() {
 		t.Run(c.name, func(t *testing.T) {
@@ -566,7 +566,7 @@ func TestWhoWaitsForASlotHasAPlaceInTheQueue(t *testing.T) {
 	}
 }
 
-func TestMayApprove(t *testing.T) {
+func TestOnlyListedPeopleMayApproveAndNeverTheRequester(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		name, by, says string

@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-func TestTopologyOfSamples(t *testing.T) {
+func TestPublishedTopologiesAreDecoded(t *testing.T) {
 	t.Parallel()
 	rec := serve(t, func(w http.ResponseWriter, r *http.Request, _ int) {
 		name := map[string]string{
@@ -64,7 +64,7 @@ func TestTopologyOfSamples(t *testing.T) {
 	}
 }
 
-func TestZonesWithoutServers(t *testing.T) {
+func TestZonesThatComeWithoutServersGetThem(t *testing.T) {
 	t.Parallel()
 	rec := serve(t, func(w http.ResponseWriter, r *http.Request, _ int) {
 		if strings.HasSuffix(r.URL.Path, "/servers") {
@@ -116,7 +116,7 @@ func TestListsThatHavePagesAfterAllAreReadInFull(t *testing.T) {
 	}
 }
 
-func TestStatus(t *testing.T) {
+func TestStatusIsWhatOCPSaysOfItself(t *testing.T) {
 	t.Parallel()
 	for body, want := range map[string]error{
 		"okay":       nil,
@@ -138,7 +138,7 @@ func TestStatus(t *testing.T) {
 	}
 }
 
-func TestInfo(t *testing.T) {
+func TestInfoIsReadWithAndWithoutAnEnvelope(t *testing.T) {
 	t.Parallel()
 	for body, ok := range map[string]bool{
 		`{"successful":true,"data":{"buildVersion":"4.3.1","name":"ocp"}}`: true,

@@ -82,7 +82,7 @@ func checkPolicy(a app, file string) error {
 	return nil
 }
 
-// testPolicies runs all files, whatever the ones before came to.
+// testPolicies runs all files, even if some of them fail.
 func testPolicies(a app, files []string) error {
 	s := newUI(a, false).style()
 	s.width = 0 // places and reasons must stay whole
@@ -114,7 +114,7 @@ func testPolicies(a app, files []string) error {
 	return nil
 }
 
-// printFailed shows what a person needs to see why: what every rule says.
+// printFailed shows a case that failed, with what each rule says, so that people see why.
 func printFailed(a app, s style, r policytest.Result) {
 	print := func(l line) { fmt.Fprintln(a.stdout, s.render(l)) }
 	print(line{{fmt.Sprintf("%s:%d:%d: ", cleanLine(r.File), r.Line, r.Column), ""}, {cleanLine(r.Test + ": " + r.Request), bold}})

@@ -83,7 +83,7 @@ func (o *order) explain(ctx context.Context) error {
 	return verdictOf(op)
 }
 
-// printFindings shows the decision, and under it each rule's word.
+// printFindings shows the decision, and below it what each rule says.
 func printFindings(w io.Writer, op events.Operation) error {
 	fmt.Fprintf(w, "%s server %d of cluster %d, by policy %s: %s\n\n", op.Kind, op.ServerID, op.ClusterID, op.Policy, op.Reason.Message)
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
@@ -93,7 +93,8 @@ func printFindings(w io.Writer, op events.Operation) error {
 	return table.Flush()
 }
 
-// verdictOf is the exit code of what would be decided: that of the first rule that objects.
+// verdictOf returns the exit code of the decision, which is that of the first rule that
+// objects.
 func verdictOf(op events.Operation) error {
 	i := slices.IndexFunc(op.Decision, func(f events.Finding) bool { return f.Verdict != string(guard.Allow) })
 	switch {

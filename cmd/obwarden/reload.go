@@ -12,25 +12,25 @@ import (
 // policyInterval is how often a policy file is looked at for a change.
 const policyInterval = 5 * time.Second
 
-// policyWatch takes changes of a policy file over while the agent runs. A faulty file
-// is refused as a whole: the policy that is in force stays.
+// policyWatch takes over changes of a policy file while the agent runs. It refuses a faulty
+// file as a whole: the policy in force stays.
 type policyWatch struct {
 	file     string               // empty: the built-in policy, which does not change
 	taken    string               // hash of the policy in force
 	apply    func(*policy.Policy) // puts a policy in force
-	reloaded func(error)          // what became of a file, nil: it is in force
+	reloaded func(error)          // called with the error of each file read; nil: it is in force
 	log      *slog.Logger
 }
 
-// run looks until ctx ends, and at once whenever hangups has something.
+// run looks at the file now and then until ctx ends, and at once after each hangup.
 //
-// A file that changed must be the same in two looks before it is read: one that is
+// A changed file must be the same in two looks before it is taken over: a file that is
 // being written may be half a policy, and valid.
 func (w *policyWatch) run(ctx context.Context, hangups <-chan os.Signal) {
 	ticker := time.NewTicker(policyInterval)
 	defer ticker.Stop()
-	handled := w.taken // what was last taken or refused
-	seen := handled    // in the latest look
+	handled := w.taken // the content that was last taken over or refused
+	seen := handled    // the content in the latest look
 	for {
 		select {
 		case <-ctx.Done():
@@ -47,7 +47,7 @@ func (w *policyWatch) run(ctx context.Context, hangups <-chan os.Signal) {
 				continue
 			}
 			p, err := policy.Load(w.file)
-			now := looks(p, err)
+			now := fingerprint(p, err)
 			if now == seen && now != handled {
 				handled = w.take(p, err)
 			}
@@ -56,15 +56,15 @@ func (w *policyWatch) run(ctx context.Context, hangups <-chan os.Signal) {
 	}
 }
 
-// looks tells one content of the file from another, faulty ones too.
-func looks(p *policy.Policy, err error) string {
+// fingerprint tells one content of the file from another, faulty ones too.
+func fingerprint(p *policy.Policy, err error) string {
 	if err != nil {
 		return err.Error()
 	}
 	return p.Hash
 }
 
-// take puts a policy in force, or says why not, and returns what it looks like.
+// take puts a policy in force, or logs why not, and returns its fingerprint.
 func (w *policyWatch) take(p *policy.Policy, err error) string {
 	switch {
 	case err != nil:
@@ -77,5 +77,5 @@ func (w *policyWatch) take(p *policy.Policy, err error) string {
 		w.apply(p)
 	}
 	w.reloaded(err)
-	return looks(p, err)
+	return fingerprint(p, err)
 }
