@@ -71,13 +71,15 @@ func checkPolicy(a app, file string) error {
 		fmt.Fprintln(a.stderr, cleanText(err.Error())) // each line begins with its place, as editors like it
 		return exitError{code: exitUsage}
 	}
-	fmt.Fprintf(a.stdout, "%s: OK, hash %s; deny: %d, approvals: %d, overrides: %d, alerts: %d\n", name, p.Hash, len(p.Deny), len(p.Approvals), len(p.Override), len(p.Alerts))
+	fmt.Fprintf(a.stdout, "%s: OK, hash %s; deny: %d, approvals: %d, overrides: %d, alerts: %d\n", name, p.Hash,
+		len(p.Deny), len(p.Approvals), len(p.Override), len(p.Alerts))
 	for _, rule := range p.Alerts {
 		what := string(rule.Kind)
 		if rule.DryRun {
 			what += ", dry run"
 		}
-		fmt.Fprintf(a.stdout, "  alert rule %s: %s after %s of %s\n", rule.Name, what, rule.For, cleanLine(rule.Matchers.String()))
+		fmt.Fprintf(a.stdout, "  alert rule %s: %s after %s of %s\n", rule.Name, what, rule.For,
+			cleanLine(rule.Matchers.String()))
 	}
 	return nil
 }
@@ -103,10 +105,12 @@ func testPolicies(a app, files []string) error {
 		}
 		if failed > 0 {
 			worst = max(worst, exitFailed)
-			fmt.Fprintln(a.stdout, s.render(line{{"✗ ", red}, {cleanLine(file), bold}, {fmt.Sprintf(": %d of %d cases failed", failed, len(results)), ""}}))
+			fmt.Fprintln(a.stdout, s.render(line{{"✗ ", red}, {cleanLine(file), bold},
+				{fmt.Sprintf(": %d of %d cases failed", failed, len(results)), ""}}))
 			continue
 		}
-		fmt.Fprintln(a.stdout, s.render(line{{"✓ ", green}, {cleanLine(file), bold}, {fmt.Sprintf(": all %d decided as expected", len(results)), ""}}))
+		fmt.Fprintln(a.stdout, s.render(line{{"✓ ", green}, {cleanLine(file), bold},
+			{fmt.Sprintf(": all %d decided as expected", len(results)), ""}}))
 	}
 	if worst != 0 {
 		return exitError{code: worst}
@@ -117,7 +121,8 @@ func testPolicies(a app, files []string) error {
 // printFailed shows a case that failed, with what each rule says, so that people see why.
 func printFailed(a app, s style, r policytest.Result) {
 	print := func(l line) { fmt.Fprintln(a.stdout, s.render(l)) }
-	print(line{{fmt.Sprintf("%s:%d:%d: ", cleanLine(r.File), r.Line, r.Column), ""}, {cleanLine(r.Test + ": " + r.Request), bold}})
+	print(line{{fmt.Sprintf("%s:%d:%d: ", cleanLine(r.File), r.Line, r.Column), ""},
+		{cleanLine(r.Test + ": " + r.Request), bold}})
 	print(line{{"    expected  ", ""}, {cleanLine(r.Want), green}})
 	print(line{{"    got       ", ""}, {cleanLine(r.Got), red}})
 	if r.Message != "" {
@@ -139,6 +144,7 @@ func printFailed(a app, s style, r policytest.Result) {
 		case guard.Reject:
 			colour = red
 		}
-		print(line{{"      " + pad(cleanLine(f.Rule), width) + "  ", ""}, {pad(f.Verdict, 9), colour}, {" " + cleanLine(f.Message), ""}})
+		print(line{{"      " + pad(cleanLine(f.Rule), width) + "  ", ""}, {pad(f.Verdict, 9), colour},
+			{" " + cleanLine(f.Message), ""}})
 	}
 }
