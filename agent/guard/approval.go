@@ -24,7 +24,7 @@ func (q *Question) MayApprove(by string) error {
 	case strings.TrimSpace(by) == "":
 		return errors.New("an approval must say who approves")
 	case policy.SamePerson(by, q.Operation.Request.RequestedBy):
-		return fmt.Errorf("%s asked for it: somebody else must approve", by)
+		return fmt.Errorf("%s is the requester: somebody else must approve", by)
 	case !rule.Lists(by):
 		return fmt.Errorf("unknown approver %q: %s may approve", by, list(rule.Approvers))
 	}
@@ -44,7 +44,7 @@ func approved(v *view) Decision {
 	}
 	if last != nil && last.At.Add(rule.Expires).After(v.Now) {
 		return v.allow(func() string {
-			return fmt.Sprintf("approved by %s; that counts until %s", last.By, stamp(last.At.Add(rule.Expires)))
+			return fmt.Sprintf("approved by %s; which counts until %s", last.By, stamp(last.At.Add(rule.Expires)))
 		})
 	}
 	why := "the policy asks for an approval"
@@ -52,9 +52,9 @@ func approved(v *view) Decision {
 		why = "force needs an approval"
 	}
 	if last != nil {
-		why += fmt.Sprintf(", that of %s expired at %s", last.By, stamp(last.At.Add(rule.Expires)))
+		why += fmt.Sprintf(", the one by %s expired at %s", last.By, stamp(last.At.Add(rule.Expires)))
 	}
-	who := "anybody but who asked"
+	who := "anybody but the requester"
 	if len(rule.Approvers) > 0 {
 		who = list(rule.Approvers)
 	}

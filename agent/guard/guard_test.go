@@ -376,9 +376,9 @@ func decisionCases() []decisionCase {
 			}
 		}}, verdict: allow},
 
-		{name: "force without an approval", set: sets{force}, verdict: Wait, rule: "approval", code: events.CodeNeedsApproval, says: "anybody but who asked may give it with obwarden approve me"},
+		{name: "force without an approval", set: sets{force}, verdict: Wait, rule: "approval", code: events.CodeNeedsApproval, says: "anybody but the requester may give it with obwarden approve me"},
 		{name: "force with an approval", set: sets{force, approvedBy("bob", ago(59*time.Minute))}, verdict: allow},
-		{name: "force with an approval of an hour ago", set: sets{force, approvedBy("bob", ago(time.Hour))}, verdict: Wait, rule: "approval", code: events.CodeNeedsApproval, says: "that of bob expired"},
+		{name: "force with an approval of an hour ago", set: sets{force, approvedBy("bob", ago(time.Hour))}, verdict: Wait, rule: "approval", code: events.CodeNeedsApproval, says: "the one by bob expired"},
 		{name: "a rule that does not say for how long approvals count", set: sets{needsApproval(), approvedBy("bob", ago(59*time.Minute)), func(q *Question) { q.Policy.Approvals[0].Expires = 0 }}, verdict: allow},
 		{name: "force approved by who asked", set: sets{force, approvedBy("ann", ago(0))}, verdict: Wait, rule: "approval", code: events.CodeNeedsApproval},
 		{name: "the policy asks for an approval", set: sets{needsApproval("bob", "carl")}, verdict: Wait, rule: "approval", code: events.CodeNeedsApproval, says: "bob, carl"},
@@ -403,7 +403,7 @@ func decisionCases() []decisionCase {
 		{name: "a start outside of windows", set: sets{ofKind(events.Start), serverStatus(2, "STOPPED"), opens(hours("noon", "", 12, 13))}, verdict: allow},
 		{name: "a retry outside of windows", set: sets{retry, opens(hours("noon", "", 12, 13))}, verdict: allow},
 
-		{name: "cooldown of the server", set: sets{cooldown(policy.Cooldown{Server: 10 * time.Minute}), ended("old", events.Stop, 2, "zone1", ago(4*time.Minute), true)}, verdict: Wait, rule: "cooldown", code: events.CodeCooldown, says: "10m0s after an operation of the kind on the same server", until: now.Add(6 * time.Minute)},
+		{name: "cooldown of the server", set: sets{cooldown(policy.Cooldown{Server: 10 * time.Minute}), ended("old", events.Stop, 2, "zone1", ago(4*time.Minute), true)}, verdict: Wait, rule: "cooldown", code: events.CodeCooldown, says: "10m0s after an operation of the same kind on the same server", until: now.Add(6 * time.Minute)},
 		{name: "cooldown of the server is over", set: sets{cooldown(policy.Cooldown{Server: 10 * time.Minute}), ended("old", events.Stop, 2, "zone1", ago(10*time.Minute), true)}, verdict: allow},
 		{name: "no cooldown of another kind of operation", set: sets{cooldown(policy.Cooldown{Server: 10 * time.Minute}), ended("old", events.Restart, 2, "zone1", ago(4*time.Minute), true)}, verdict: allow},
 		{name: "cooldown of another server", set: sets{cooldown(policy.Cooldown{Server: 10 * time.Minute}), ended("old", events.Restart, 1, "zone1", ago(4*time.Minute), true)}, verdict: allow},
@@ -422,7 +422,7 @@ func decisionCases() []decisionCase {
 		{name: "a retry while a cooldown runs", set: sets{retry, cooldown(policy.Cooldown{Server: time.Hour, Zone: time.Hour, Failure: time.Hour}), ended("me", events.Stop, 2, "zone1", ago(time.Minute), false)}, verdict: allow},
 
 		{name: "the budget is used up", set: sets{budget(2), ended("a", events.Stop, 1, "zone1", ago(3*time.Hour), true), ended("b", events.Restart, 3, "zone2", ago(2*time.Hour), true)},
-			verdict: Wait, rule: "budget", code: events.CodeBudget, says: "2 operations of cluster 1 that take a server down began within 4h0m0s, at most 2 may; the next may at 2026-11-24 22:59:00Z", until: now.Add(59 * time.Minute)},
+			verdict: Wait, rule: "budget", code: events.CodeBudget, says: "2 operations of cluster 1 that take a server down began within 4h0m0s, and the limit is 2; the next may begin at 2026-11-24 22:59:00Z", until: now.Add(59 * time.Minute)},
 		{name: "the budget is more than used up", set: sets{budget(1), ended("a", events.Stop, 1, "zone1", ago(3*time.Hour), true), ended("b", events.Restart, 3, "zone2", ago(2*time.Hour), true)},
 			verdict: Wait, rule: "budget", code: events.CodeBudget, says: "2026-11-24 23:59:00Z"},
 		{name: "what is under way counts", set: sets{concurrent(2), budget(1), slot("o", events.Stop, 1, "zone1")}, verdict: Wait, rule: "budget", code: events.CodeBudget},

@@ -47,7 +47,7 @@ func majorityStays(v *view) Decision {
 		return v.allow(func() string { return fmt.Sprintf("%s, and %d must", v.whoStays(stay), keep) })
 	case stay+passing >= keep:
 		return v.wait(events.CodeMajorityAtRisk, lookAgainAfter,
-			"without server %d only %s, and %d must; it waits for what is under way in the others: %s",
+			"without server %d only %s, and %d must; it waits for work under way in the others: %s",
 			v.Operation.ServerID, v.whoStays(stay), keep, v.others())
 	case zones-1 < keep:
 		return v.reject(events.CodeMajorityAtRisk,

@@ -83,7 +83,7 @@ func cooledDown(v *view) Decision {
 		length time.Duration
 		what   string
 	}{
-		{again, v.limits.Cooldown.Server, "of the kind on the same server"},
+		{again, v.limits.Cooldown.Server, "of the same kind on the same server"},
 		{zone, v.limits.Cooldown.Zone, "in the same zone"},
 		{failure, v.limits.Cooldown.Failure, "that failed in the cluster"},
 	} {
@@ -91,11 +91,11 @@ func cooledDown(v *view) Decision {
 			continue
 		}
 		until = c.after.At.Add(c.length)
-		why = fmt.Sprintf("nothing is done for %s after an operation %s: %s of server %d (operation %s) ended at %s",
+		why = fmt.Sprintf("operations wait for %s after an operation %s: %s of server %d (operation %s) ended at %s",
 			c.length, c.what, c.after.Kind, c.after.ServerID, c.after.OperationID, stamp(c.after.At))
 	}
 	if !until.IsZero() {
-		return v.waitUntil(events.CodeCooldown, until, "%s; it waits until %s, or until the policy's cooldown is shorter",
+		return v.waitUntil(events.CodeCooldown, until, "%s; it waits until %s, or until the policy has a shorter cooldown",
 			why, stamp(until))
 	}
 	return v.allow(func() string {
@@ -119,8 +119,8 @@ func withinBudget(v *view) Decision {
 	if !v.takesDown() {
 		return v.allow(func() string { return "a start takes no server down" })
 	}
-	const over = "%d operations of %s that take a server down began within %s, at most %d may; " +
-		"the next may at %s, or when the policy's %s is larger"
+	const over = "%d operations of %s that take a server down began within %s, and the limit is %d; " +
+		"the next may begin at %s, or once the policy's %s is larger"
 	cluster, fleet := v.limits.Budget, v.Policy.Fleet
 	spent, free := cluster.Spent(v.clusterStarts, v.Now)
 	if !free.IsZero() {
