@@ -8,13 +8,11 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
-	"slices"
 	"sync"
 	"testing"
 	"text/template"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/alertmanager/pkg/labels"
 	"github.com/prometheus/client_golang/prometheus"
@@ -27,18 +25,14 @@ import (
 	"github.com/obwarden/obwarden/agent/ocp"
 	"github.com/obwarden/obwarden/agent/ocp/ocpsim"
 	"github.com/obwarden/obwarden/events"
+	"github.com/obwarden/obwarden/events/eventstest"
 	"github.com/obwarden/obwarden/metrics"
 )
 
 const patience = 30 * time.Second // for what must happen; never waited out
 
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m,
-		// The NATS server's own, which live as long as the process.
-		goleak.IgnoreTopFunction("github.com/nats-io/nats-server/v2/server.(*Server).startGoRoutine.func1"),
-		goleak.IgnoreTopFunction("github.com/nats-io/nats-server/v2/server.init.0.func1"),
-		goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server.fs_rebuild"),
-	)
+	goleak.VerifyTestMain(m, eventstest.IgnoreServer()...)
 }
 
 // rig is a real NATS server, a simulated OCP over HTTP, and a webhook before them.
@@ -58,23 +52,7 @@ func newRig(t *testing.T, config ocpsim.Config, rules ...guard.AlertRule) *rig {
 	t.Helper()
 	config.Users = ocpsim.DefaultUsers("admin", "secret")
 	r := &rig{t: t, sim: ocpsim.Start(t, config), policy: guard.Policy{Alerts: rules}}
-	server, err := events.StartServer("127.0.0.1:0", t.TempDir(), slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := server.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	nc, err := nats.Connect(server.URL())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(nc.Close)
-	if r.js, err = jetstream.New(nc); err != nil {
-		t.Fatal(err)
-	}
+	r.js = eventstest.Start(t).JetStream()
 	r.openStreams()
 	bucket, err := alerts.OpenBucket(t.Context(), r.js, options)
 	if err != nil {
@@ -124,30 +102,7 @@ func (r *rig) agent() {
 // await waits until an operation has an event with one of the tokens, and returns it.
 func (r *rig) await(operationID string, tokens ...events.State) events.Operation {
 	r.t.Helper()
-	ctx, cancel := context.WithTimeout(r.t.Context(), patience)
-	defer cancel()
-	consumer, err := r.streams.Operations.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{FilterSubjects: []string{events.OperationSubjects(operationID)}})
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	messages, err := consumer.Messages()
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	defer messages.Stop()
-	for {
-		msg, err := messages.Next(jetstream.NextContext(ctx))
-		if err != nil {
-			r.t.Fatalf("operation %s never came to %v: %v", operationID, tokens, err)
-		}
-		e, err := events.DecodeEvent(msg.Subject(), msg.Data())
-		if err != nil {
-			r.t.Fatal(err)
-		}
-		if slices.Contains(tokens, e.Token) {
-			return e.Operation
-		}
-	}
+	return eventstest.Await(r.t, r.js, operationID, tokens...)
 }
 
 // message is a webhook body.
