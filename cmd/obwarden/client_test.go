@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -20,6 +19,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/obwarden/obwarden/events"
+	"github.com/obwarden/obwarden/events/eventstest"
 )
 
 // longEnough is how long a test waits for what must come; it never waits for the time itself.
@@ -96,16 +96,6 @@ func (c *commandLine) end(t *testing.T, want int) *commandLine {
 	return c
 }
 
-func startNATS(t *testing.T, listen, dir string) *events.Server {
-	t.Helper()
-	s, err := events.StartServer(listen, dir, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { s.Close() })
-	return s
-}
-
 // testAgent is the test itself in the place of an agent.
 type testAgent struct {
 	t       *testing.T
@@ -115,21 +105,13 @@ type testAgent struct {
 }
 
 func newTestAgent(t *testing.T) *testAgent {
-	return joinAs(t, startNATS(t, "127.0.0.1:0", t.TempDir()).URL())
+	return joinAs(t, eventstest.Start(t).URL())
 }
 
 func joinAs(t *testing.T, url string) *testAgent {
 	t.Helper()
-	nc, err := nats.Connect(url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(nc.Close)
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
-	streams, err := events.OpenStreams(t.Context(), js, events.StreamOptions{Replicas: 1, Retention: time.Hour, AckWait: time.Minute})
+	js := eventstest.Connect(t, url)
+	streams, err := events.OpenStreams(t.Context(), js, eventstest.Options())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -377,18 +359,15 @@ func TestWaitGivesUp(t *testing.T) {
 
 func TestWaitSurvivesLostServer(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
-	server := startNATS(t, "127.0.0.1:0", dir)
+	server := eventstest.Start(t)
 	a := joinAs(t, server.URL())
 	c := begin(t, a.url, "stop", "1", "2", "--wait")
 	op := a.receive()
 	a.publish(&op, events.Accepted)
 	c.stdout.await(t, "accepted")
-	if err := server.Close(); err != nil {
-		t.Fatal(err)
-	}
+	server.Stop()
 	c.stderr.await(t, "lost")
-	startNATS(t, strings.TrimPrefix(a.url, "nats://"), dir)
+	server.Restart()
 	b := joinAs(t, a.url)
 	b.publish(&op, events.Running)
 	b.publish(&op, events.Succeeded)
@@ -611,7 +590,7 @@ func TestPermissions(t *testing.T) {
 
 func TestNoStreams(t *testing.T) {
 	t.Parallel()
-	url := startNATS(t, "127.0.0.1:0", t.TempDir()).URL()
+	url := eventstest.Start(t).URL()
 	for _, args := range [][]string{{"stop", "1", "2"}, {"stop", "1", "2", "--wait"}, {"watch"}, {"watch", "x"}, {"get", "x"}, {"list"}} {
 		contains(t, begin(t, url, args...).end(t, exitUnreachable).stderr, "is an agent running on this NATS server")
 	}

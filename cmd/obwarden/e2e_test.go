@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"log/slog"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -23,6 +22,7 @@ import (
 
 	"github.com/obwarden/obwarden/agent/ocp/ocpsim"
 	"github.com/obwarden/obwarden/events"
+	"github.com/obwarden/obwarden/events/eventstest"
 )
 
 // patience is for what must happen; it is never waited out.
@@ -465,15 +465,7 @@ func awaitText(t *testing.T, lines *bufio.Reader, text string) {
 // natsServer is a NATS server of its own, beside the agents.
 func (s site) natsServer(t *testing.T) {
 	t.Helper()
-	server, err := events.StartServer(s.environ["OBWARDEN_NATS_LISTEN"], t.TempDir(), slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := server.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	server := eventstest.StartIn(t, s.environ["OBWARDEN_NATS_LISTEN"], t.TempDir())
 	s.environ["OBWARDEN_NATS_URL"] = server.URL()
 }
 
