@@ -3,24 +3,17 @@ package main
 import (
 	"flag"
 	"fmt"
-	"go/ast"
-	"go/parser"
-	"go/token"
 	"os"
 	"path/filepath"
 	"reflect"
 	"regexp"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"github.com/obwarden/obwarden/agent/alerts"
 	"github.com/obwarden/obwarden/agent/web"
 	"github.com/obwarden/obwarden/events"
-	"github.com/obwarden/obwarden/metrics"
 )
 
 const readmePath = "../../README.md"
@@ -49,7 +42,7 @@ func readmeCommands(t *testing.T, prefix string) []string {
 }
 
 func TestREADMETablesAreGenerated(t *testing.T) {
-	for name, table := range map[string]string{"configuration": configurationTable(), "metrics": metricsTable(t)} {
+	for name, table := range map[string]string{"configuration": configurationTable()} {
 		readme := readREADME(t)
 		section := regexp.MustCompile(`(?s)(<!-- ` + name + `:[^\n]*-->\n)(.*?)(<!-- /` + name + ` -->)`)
 		m := section.FindStringSubmatch(readme)
@@ -87,50 +80,6 @@ func configurationTable() string {
 	return b.String()
 }
 
-// recorder keeps what is registered.
-type recorder struct{ collectors []prometheus.Collector }
-
-func (r *recorder) Register(c prometheus.Collector) error {
-	r.collectors = append(r.collectors, c)
-	return nil
-}
-func (r *recorder) MustRegister(cs ...prometheus.Collector) {
-	r.collectors = append(r.collectors, cs...)
-}
-func (r *recorder) Unregister(prometheus.Collector) bool { return false }
-
-func metricsTable(t *testing.T) string {
-	t.Helper()
-	var r recorder
-	metrics.New(&r, "v", "go", metrics.Scraped{})
-	description := regexp.MustCompile(`fqName: "(obwarden_[^"]*)", help: ("(?:[^"\\]|\\.)*"), unit: "[^"]*", constLabels: \{[^}]*\}, variableLabels: \{([^}]*)\}`)
-	var b strings.Builder
-	b.WriteString("\n| metric | type | labels | meaning |\n|---|---|---|---|\n")
-	for _, c := range r.collectors {
-		kind := map[string]string{"CounterVec": "counter", "counter": "counter", "GaugeVec": "gauge", "gauge": "gauge", "valueFunc": "gauge", "HistogramVec": "histogram", "histogram": "histogram"}[reflect.TypeOf(c).Elem().Name()]
-		descs := make(chan *prometheus.Desc, 1000)
-		c.Describe(descs)
-		close(descs)
-		for d := range descs {
-			m := description.FindStringSubmatch(d.String())
-			if m == nil {
-				continue // the runtime's own
-			}
-			help, err := strconv.Unquote(m[2])
-			if err != nil {
-				t.Fatal(err)
-			}
-			labels := ""
-			if m[3] != "" {
-				labels = "`" + strings.ReplaceAll(m[3], ",", "`, `") + "`"
-			}
-			fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", m[1], kind, labels, help)
-		}
-	}
-	b.WriteString("\n")
-	return b.String()
-}
-
 func TestREADMENamesThePublicSurface(t *testing.T) {
 	t.Parallel()
 	readme := readREADME(t)
@@ -143,7 +92,9 @@ func TestREADMENamesThePublicSurface(t *testing.T) {
 	for _, verb := range events.Verbs() {
 		names = append(names, string(verb))
 	}
-	names = append(names, append(codes(t, "../../agent/*.go"), codes(t, "../../agent/guard/*.go")...)...)
+	for _, code := range events.Codes() {
+		names = append(names, code.Name)
+	}
 	names = append(names, web.MetricsPath, web.HealthyPath, web.ReadyPath, web.AlertmanagerPath, alerts.Bucket,
 		events.RequestStream, events.OperationStream, events.ClusterBucket, events.ControlBucket, events.OperationSchema, events.IdempotencyKeyHeader)
 	for _, name := range names {
@@ -178,45 +129,6 @@ func jsonFields(t reflect.Type) []string {
 		names = append(names, jsonFields(f.Type)...)
 	}
 	return names
-}
-
-// codes are the values of all constants in a package that are called Code….
-func codes(t *testing.T, files string) []string {
-	t.Helper()
-	found, err := filepath.Glob(files)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var values []string
-	for _, file := range found {
-		parsed, err := parser.ParseFile(token.NewFileSet(), file, nil, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		ast.Inspect(parsed, func(n ast.Node) bool {
-			spec, ok := n.(*ast.ValueSpec)
-			if ok && strings.HasPrefix(spec.Names[0].Name, "Code") && len(spec.Values) == 1 {
-				if literal, ok := spec.Values[0].(*ast.BasicLit); ok {
-					value, _ := strconv.Unquote(literal.Value) // a string literal, as parsed
-					values = append(values, value)
-				}
-			}
-			return true
-		})
-	}
-	if len(values) < 10 {
-		t.Fatalf("found %d codes in %s", len(values), files)
-	}
-	return values
-}
-
-func TestEveryCodeIsAKnownLabel(t *testing.T) {
-	t.Parallel()
-	for _, code := range append(codes(t, "../../agent/*.go"), codes(t, "../../agent/guard/*.go")...) {
-		if got := metrics.Code(code); got != code {
-			t.Errorf("code %s is measured as %q: package metrics does not know it", code, got)
-		}
-	}
 }
 
 // Every promise names the tests that hold it: they must be there.
