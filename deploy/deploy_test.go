@@ -369,8 +369,8 @@ func TestRequester(t *testing.T) {
 	url := natsServer(t)
 	agent, requester := connect(t, url, "agent"), connect(t, url, "requester")
 	request := events.Request{ClusterID: 1, ServerID: 2}
-	if _, err := request.Publish(t.Context(), requester.js, events.Stop, "cli"); !errors.Is(err, events.ErrNobody) {
-		t.Errorf("without an agent: got %v, want %v", err, events.ErrNobody)
+	if _, err := request.Publish(t.Context(), requester.js, events.Stop, "cli"); !errors.Is(err, events.ErrNoStream) {
+		t.Errorf("without an agent: got %v, want %v", err, events.ErrNoStream)
 	}
 	streams := agent.openStreams()
 

@@ -255,7 +255,7 @@ func streamDifferences(want, got jetstream.StreamConfig) []string {
 }
 
 // Publish sends a request and returns its sequence in the request stream once
-// JetStream has it on disk. ErrNobody means that no stream takes it.
+// JetStream has it on disk. ErrNoStream means that no stream takes it.
 func (r Request) Publish(ctx context.Context, js jetstream.JetStream, kind Kind, source string) (uint64, error) {
 	msg, err := r.Message(kind, source)
 	if err != nil {
@@ -276,7 +276,7 @@ func (o Order) Publish(ctx context.Context, js jetstream.JetStream) (uint64, err
 func publish(ctx context.Context, js jetstream.JetStream, msg *nats.Msg) (uint64, error) {
 	ack, err := js.PublishMsg(ctx, msg)
 	if errors.Is(err, jetstream.ErrNoStreamResponse) || errors.Is(err, nats.ErrNoResponders) {
-		return 0, fmt.Errorf("publish on %s: %w", msg.Subject, ErrNobody)
+		return 0, fmt.Errorf("publish on %s: %w", msg.Subject, ErrNoStream)
 	}
 	if err != nil {
 		return 0, fmt.Errorf("publish on %s: %w", msg.Subject, err)
@@ -284,5 +284,5 @@ func publish(ctx context.Context, js jetstream.JetStream, msg *nats.Msg) (uint64
 	return ack.Sequence, nil
 }
 
-// ErrNobody means that no stream takes requests.
-var ErrNobody = errors.New("no stream takes it: is an agent running on this NATS server (obwarden run)?")
+// ErrNoStream means that no stream takes requests.
+var ErrNoStream = errors.New("no stream takes it: is an agent running on this NATS server (obwarden run)?")

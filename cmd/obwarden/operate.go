@@ -216,7 +216,7 @@ func (o *order) submit(ctx context.Context, c *client) (uint64, error) {
 	switch {
 	case err == nil:
 		return sequence, nil
-	case errors.Is(err, events.ErrNobody):
+	case errors.Is(err, events.ErrNoStream):
 		return 0, exit(exitUnreachable, fmt.Errorf("NATS at %s: %w", c.url, err))
 	case c.refusal() != nil, errors.As(err, new(jetstream.JetStreamError)): // a definite no, e.g. the stream is full
 		return 0, c.unreachable(err)
