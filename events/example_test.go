@@ -92,7 +92,7 @@ func ExampleOperation_Accepts() {
 	fmt.Println(op.Accepts(order))
 	// Output:
 	// ob.server.stop.cancel.ohlemnwzp37pfkzro7agqr4lyq.1.2
-	// it is running: only what has not been submitted to OCP can be cancelled
+	// it is running: only an operation that has not been submitted to OCP can be cancelled
 }
 
 func ExampleDecodeOrder() {
