@@ -18,7 +18,7 @@ type Held struct {
 	// reads the map, while it collects.
 	Operations map[Group]int
 	// OldestProgress is the time since the last progress of the operation under way that
-	// has not moved for longest; 0 where none is under way.
+	// has not moved for longest; 0 if none is under way.
 	OldestProgress time.Duration
 	// OldestWait is the time since the request came whose operation waits for longest; 0
 	// where none waits.
@@ -47,16 +47,27 @@ func (m *Metrics) Holding(read func() Held) prometheus.Collector {
 		return prometheus.NewDesc(prometheus.BuildFQName(namespace, "", name), help, labels, nil)
 	}
 	return &holding{
-		read:            read,
-		clusters:        &m.clusters,
-		inFlight:        desc("operations_in_flight", "Operations that this agent holds now, by state.", "kind", "state"),
-		stalled:         desc("operations_stalled", "Operations whose task in OCP has not moved for OBWARDEN_STALL_AFTER."),
-		waiting:         desc("operations_waiting", "Operations that wait now, by the code of the reason.", "reason"),
-		oldestProgress:  desc("oldest_progress_age_seconds", "Seconds since the operation under way that has not moved for longest last did; 0 where none is. Those that wait do not count."),
-		oldestWait:      desc("oldest_wait_age_seconds", "Seconds since the request came whose operation waits for longest; 0 where none waits."),
-		clusterInFlight: desc("cluster_operations_in_flight", "Operations that wait or are under way in each cluster, in the hands of this agent; the first 200 clusters are told apart.", "cluster", "state"),
-		paused:          desc("paused", "1 for each cluster, or all, in which a person holds operations back; absent otherwise.", "cluster"),
-		budgetUsed:      desc("budget_used_ratio", "Share of the policy's budget of operations that is used, 0 to 1: of the cluster where it is highest, and of the fleet.", "scope"),
+		read:     read,
+		clusters: &m.clusters,
+		inFlight: desc("operations_in_flight",
+			"Operations that this agent holds now, by state.", "kind", "state"),
+		stalled: desc("operations_stalled",
+			"Operations whose task in OCP has not moved for OBWARDEN_STALL_AFTER."),
+		waiting: desc("operations_waiting",
+			"Operations that wait now, by the code of the reason.", "reason"),
+		oldestProgress: desc("oldest_progress_age_seconds",
+			"Seconds since the operation under way that has not moved for longest last did; 0 where none is. Those "+
+				"that wait do not count."),
+		oldestWait: desc("oldest_wait_age_seconds",
+			"Seconds since the request came whose operation waits for longest; 0 where none waits."),
+		clusterInFlight: desc("cluster_operations_in_flight",
+			"Operations that wait or are under way in each cluster, in the hands of this agent; the first 200 "+
+				"clusters are told apart.", "cluster", "state"),
+		paused: desc("paused",
+			"1 for each cluster, or all, in which a person holds operations back; absent otherwise.", "cluster"),
+		budgetUsed: desc("budget_used_ratio",
+			"Share of the policy's budget of operations that is used, 0 to 1: of the cluster where it is highest, "+
+				"and of the fleet.", "scope"),
 	}
 }
 
@@ -94,7 +105,8 @@ func (h *holding) Collect(to chan<- prometheus.Metric) {
 	gauge(h.stalled, float64(counted.stalled))
 	gauge(h.oldestProgress, held.OldestProgress.Seconds())
 	gauge(h.oldestWait, held.OldestWait.Seconds())
-	for _, cluster := range slices.Compact(slices.Sorted(slices.Values(held.Paused))) { // a series given twice fails the scrape
+	// A series that is collected twice fails the scrape.
+	for _, cluster := range slices.Compact(slices.Sorted(slices.Values(held.Paused))) {
 		label := AllClusters
 		if cluster != events.AllClusters {
 			label = strconv.FormatInt(cluster, 10)

@@ -64,7 +64,9 @@ func (m *Metrics) startAtZero() {
 	for _, code := range []string{events.CodeAlreadyStopped, events.CodeAlreadyRunning} {
 		m.GuardDecisions.WithLabelValues("done", code)
 	}
-	for _, endpoint := range []string{"status", "info", "clusters_list", "zones_list", "servers_list", "tasks_list", "task_get", "subtask_log"} {
+	for _, endpoint := range []string{
+		"status", "info", "clusters_list", "zones_list", "servers_list", "tasks_list", "task_get", "subtask_log",
+	} {
 		m.OCPRetries.WithLabelValues(endpoint)
 	}
 	for _, resolution := range []string{"adopted", "done", "not_arrived", "unknown"} {
