@@ -1,6 +1,7 @@
 package eventstest_test
 
 import (
+	"sync"
 	"testing"
 	"time"
 
@@ -52,8 +53,10 @@ func TestAwaitReturnsTheOperationAsItStoodThen(t *testing.T) {
 		}
 	}
 	publish(events.Accepted)
-	go publish(events.Running)
+	var published sync.WaitGroup
+	published.Go(func() { publish(events.Running) })
 	got := eventstest.Await(t, s.JetStream(), op.OperationID, events.Running, events.Succeeded)
+	published.Wait()
 	if got.N != 2 || got.State != events.Running {
 		t.Errorf("got event %d in state %s, want event 2, running", got.N, got.State)
 	}
