@@ -32,7 +32,9 @@ type cached[T any] struct {
 
 // get returns the value if it is good enough, else it reads the value anew. A value that was read while get waited
 // counts as of age 0, however long the reading took.
-func (c *cached[T]) get(ctx context.Context, good func(value T, age time.Duration) bool, read func() (T, error)) (T, error) {
+func (c *cached[T]) get(
+	ctx context.Context, good func(value T, age time.Duration) bool, read func() (T, error),
+) (T, error) {
 	asked := time.Now()
 	c.reading.Lock()
 	defer c.reading.Unlock()

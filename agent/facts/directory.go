@@ -65,7 +65,9 @@ func (d *Directory) Name(ctx context.Context, cluster int64) (string, error) {
 	return "", nil
 }
 
-func (d *Directory) readClusters(ctx context.Context, good func([]ocp.Cluster, time.Duration) bool) ([]ocp.Cluster, error) {
+func (d *Directory) readClusters(
+	ctx context.Context, good func(known []ocp.Cluster, age time.Duration) bool,
+) ([]ocp.Cluster, error) {
 	return d.clusters.get(ctx, good, func() ([]ocp.Cluster, error) { return d.client.Clusters(ctx) })
 }
 

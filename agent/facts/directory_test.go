@@ -105,7 +105,8 @@ func TestWhatOCPDoesNotShowIsToldFromAnOCPThatDoesNotAnswer(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	d := NewDirectory(s.client)
-	if _, _, err := d.Server(t.Context(), 1, 99); !errors.Is(err, ErrNotShown) || err.Error() != "OCP shows no server 99 in cluster 1" {
+	const missing = "OCP shows no server 99 in cluster 1"
+	if _, _, err := d.Server(t.Context(), 1, 99); !errors.Is(err, ErrNotShown) || err.Error() != missing {
 		t.Errorf("no such server: %v", err)
 	}
 	if _, _, err := d.Server(t.Context(), 99, 1); !errors.Is(err, ErrNotShown) || ocp.ClassOf(err) != ocp.Refused {
@@ -141,7 +142,8 @@ func controlBucket(t *testing.T) jetstream.KeyValue {
 	if err != nil {
 		t.Fatal(err)
 	}
-	streams, err := events.OpenStreams(t.Context(), js, events.StreamOptions{Replicas: 1, Retention: time.Hour, AckWait: 5 * time.Second})
+	options := events.StreamOptions{Replicas: 1, Retention: time.Hour, AckWait: 5 * time.Second}
+	streams, err := events.OpenStreams(t.Context(), js, options)
 	if err != nil {
 		t.Fatal(err)
 	}

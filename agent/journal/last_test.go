@@ -31,7 +31,8 @@ func TestLastIsTheLatestEventOfOneOperation(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	streams, err := events.OpenStreams(t.Context(), js, events.StreamOptions{Replicas: 1, Retention: time.Hour, AckWait: 5 * time.Second})
+	options := events.StreamOptions{Replicas: 1, Retention: time.Hour, AckWait: 5 * time.Second}
+	streams, err := events.OpenStreams(t.Context(), js, options)
 	if err != nil {
 		t.Fatal(err)
 	}

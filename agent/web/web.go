@@ -83,7 +83,10 @@ type readiness struct {
 
 // Serve answers on l until ctx ends.
 func Serve(ctx context.Context, l net.Listener, h http.Handler) error {
-	return serve(ctx, l, &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 64 << 10})
+	return serve(ctx, l, &http.Server{
+		Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second,
+		IdleTimeout: time.Minute, MaxHeaderBytes: 64 << 10,
+	})
 }
 
 func serve(ctx context.Context, l net.Listener, server *http.Server) error {
