@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/obwarden/obwarden/agent/alerts"
+	directory "github.com/obwarden/obwarden/agent/facts"
 	"github.com/obwarden/obwarden/agent/guard"
 	"github.com/obwarden/obwarden/agent/ocp"
 	"github.com/obwarden/obwarden/agent/ocp/ocpsim"
@@ -23,7 +24,7 @@ func TestAnOperationWaitsForItsSilencesWhereThePolicySaysSo(t *testing.T) {
 	t.Cleanup(client.Close)
 	policy := &guard.Policy{Silence: &guard.SilenceRule{Wait: true}}
 	silencer, err := alerts.NewSilencer(alerts.SilencerConfig{
-		URL: "http://127.0.0.1:1", Directory: alerts.NewDirectory(client), Policy: func() *guard.Policy { return policy },
+		URL: "http://127.0.0.1:1", Directory: directory.NewDirectory(client), Policy: func() *guard.Policy { return policy },
 		Metrics: r.metrics, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {

@@ -23,6 +23,7 @@ import (
 
 	"github.com/obwarden/obwarden/agent"
 	"github.com/obwarden/obwarden/agent/alerts"
+	"github.com/obwarden/obwarden/agent/facts"
 	"github.com/obwarden/obwarden/agent/guard"
 	"github.com/obwarden/obwarden/agent/ocp"
 	"github.com/obwarden/obwarden/agent/ocp/ocpsim"
@@ -30,7 +31,7 @@ import (
 	"github.com/obwarden/obwarden/metrics"
 )
 
-const patience = 30 * time.Second // for what must happen; never waited out
+const patience = 30 * time.Second // for an event that must come; a test that passes never waits so long
 
 func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m,
@@ -41,7 +42,7 @@ func TestMain(m *testing.M) {
 	)
 }
 
-// rig is a real NATS server, a simulated OCP over HTTP, and a webhook before them.
+// rig is a webhook with a real NATS server and a simulated OCP over HTTP behind it.
 type rig struct {
 	t       *testing.T
 	sim     *ocpsim.Sim
@@ -85,7 +86,8 @@ func newRig(t *testing.T, config ocpsim.Config, rules ...guard.AlertRule) *rig {
 	}
 	t.Cleanup(r.client.Close)
 	r.config = alerts.Config{
-		JetStream: r.js, Journal: r.streams.Operations, Bucket: bucket, Directory: alerts.NewDirectory(r.client),
+		JetStream: r.js, Journal: r.streams.Operations, Bucket: bucket,
+		Directory: facts.NewDirectory(r.client),
 		Policy:    func() *guard.Policy { return &r.policy },
 		Metrics:   metrics.New(prometheus.NewRegistry(), "", "", metrics.Scraped{}),
 		Log:       slog.New(slog.DiscardHandler),
@@ -107,8 +109,12 @@ func (r *rig) agent() {
 	r.t.Helper()
 	a := agent.New(agent.Config{
 		JetStream: r.js, Streams: r.streams, OCP: r.client, Metrics: r.config.Metrics, Log: r.config.Log,
-		Machine: agent.Machine{Agent: "test", Settle: time.Second, StallAfter: time.Minute, PollMin: 10 * time.Millisecond, PollMax: 50 * time.Millisecond},
-		Policy:  &guard.Policy{Hash: "lax", Limits: guard.Limits{MaxConcurrent: 1}}, AckWait: options.AckWait, Timeout: 500 * time.Millisecond,
+		Machine: agent.Machine{
+			Agent: "test", Settle: time.Second, StallAfter: time.Minute,
+			PollMin: 10 * time.Millisecond, PollMax: 50 * time.Millisecond,
+		},
+		Policy:  &guard.Policy{Hash: "lax", Limits: guard.Limits{MaxConcurrent: 1}},
+		AckWait: options.AckWait, Timeout: 500 * time.Millisecond,
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -126,7 +132,9 @@ func (r *rig) await(operationID string, tokens ...events.State) events.Operation
 	r.t.Helper()
 	ctx, cancel := context.WithTimeout(r.t.Context(), patience)
 	defer cancel()
-	consumer, err := r.streams.Operations.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{FilterSubjects: []string{events.OperationSubjects(operationID)}})
+	consumer, err := r.streams.Operations.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
+		FilterSubjects: []string{events.OperationSubjects(operationID)},
+	})
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -165,7 +173,7 @@ type alert struct {
 
 func (a alert) resolved() alert { a.Status = "resolved"; return a }
 
-// firing is an alert about a server of the cluster obdemo, in words that Prometheus uses.
+// firing is an alert about a server of the cluster obdemo, with labels as Prometheus has them.
 func firing(instance string, startsAt time.Time) alert {
 	return alert{
 		Status: "firing", StartsAt: startsAt,
@@ -187,7 +195,7 @@ func post(t testing.TB, h http.Handler, body []byte, header http.Header) (int, s
 	return w.Code, w.Body.String()
 }
 
-// send sends alerts through a webhook of its own, as to an agent started anew.
+// send sends alerts through a new webhook, as if the agent had just started.
 func (r *rig) send(wantStatus int, all ...alert) []alerts.Outcome {
 	r.t.Helper()
 	body, err := json.Marshal(message{Version: "4", Alerts: all})
@@ -204,7 +212,7 @@ func (r *rig) send(wantStatus int, all ...alert) []alerts.Outcome {
 	return got.Alerts
 }
 
-// sendOne sends one alert and wants the result.
+// sendOne sends one alert and fails the test unless its result is want.
 func (r *rig) sendOne(a alert, want string) alerts.Outcome {
 	r.t.Helper()
 	status := http.StatusOK
@@ -218,7 +226,7 @@ func (r *rig) sendOne(a alert, want string) alerts.Outcome {
 	return got
 }
 
-// mustHavePublished wants a number of messages in the request stream, or taken from it since.
+// mustHavePublished fails the test unless n messages were published to the request stream in all.
 func (r *rig) mustHavePublished(n uint64) {
 	r.t.Helper()
 	stream, err := r.js.Stream(r.t.Context(), events.RequestStream)
@@ -246,7 +254,7 @@ func matchers(t testing.TB, s string) labels.Matchers {
 	return m
 }
 
-// down is a rule that stops a server whose observer is down.
+// down is a rule that stops servers whose observer is down.
 func down(t testing.TB) guard.AlertRule {
 	t.Helper()
 	return guard.AlertRule{

@@ -16,8 +16,8 @@ import (
 	"github.com/obwarden/obwarden/events"
 )
 
-// The examples of deploy, by the programs that they are for: an alert fires in
-// Alertmanager, the server is restarted, the alert is resolved.
+// The example configurations in deploy, with the programs that they are for: an alert fires in Alertmanager, the server
+// is restarted, the alert is resolved.
 func TestTheExamplesWorkWithARealAlertmanager(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, ocpsim.Config{Speed: 1000})
@@ -39,16 +39,20 @@ func TestTheExamplesWorkWithARealAlertmanager(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	url := realAlertmanager(t, strings.NewReplacer("http://127.0.0.1:9480", server.URL, "group_wait: 10s", "group_wait: 0s", "group_interval: 1m", "group_interval: 1s").Replace(string(config)))
+	url := realAlertmanager(t, strings.NewReplacer(
+		"http://127.0.0.1:9480", server.URL, "group_wait: 10s", "group_wait: 0s", "group_interval: 1m", "group_interval: 1s",
+	).Replace(string(config)))
 	r.agent()
 
 	ip, _, _ := strings.Cut(r.address(1, 2), ":")
 	fires := []map[string]any{{
-		"labels":      map[string]string{"alertname": "OceanBaseServerDown", "severity": "critical", "ob_cluster_name": "obdemo", "svr_ip": ip, "replica": "a"},
+		"labels": map[string]string{
+			"alertname": "OceanBaseServerDown", "severity": "critical", "ob_cluster_name": "obdemo", "svr_ip": ip, "replica": "a",
+		},
 		"annotations": map[string]string{"summary": "no answer"},
 		"startsAt":    time.Now().Add(-10 * time.Minute).UTC().Format(time.RFC3339Nano),
 	}}
-	tell := func() {
+	send := func() {
 		body, err := json.Marshal(fires)
 		if err != nil {
 			t.Fatal(err)
@@ -80,13 +84,14 @@ func TestTheExamplesWorkWithARealAlertmanager(t *testing.T) {
 		}
 		return alerts.Outcome{}
 	}
-	tell()
+	send()
 	got := answer()
 	if got.Result != "requested" || got.Rule != "server-down" {
 		t.Fatalf("%+v", got)
 	}
 	op := r.await(got.OperationID, events.Succeeded, events.Failed)
-	if op.State != events.Succeeded || op.Kind != events.Restart || op.ServerID != 2 || op.Request.Reason != "OceanBaseServerDown on "+ip {
+	if op.State != events.Succeeded || op.Kind != events.Restart || op.ServerID != 2 ||
+		op.Request.Reason != "OceanBaseServerDown on "+ip {
 		t.Errorf("operation %+v", op)
 	}
 	response, err := http.Get(url + "/api/v2/alerts")
@@ -102,7 +107,7 @@ func TestTheExamplesWorkWithARealAlertmanager(t *testing.T) {
 		t.Errorf("Alertmanager's fingerprints %+v, %v, want %s", all, err, got.Fingerprint)
 	}
 	fires[0]["endsAt"] = time.Now().UTC().Format(time.RFC3339Nano)
-	tell()
+	send()
 	if got := answer(); got.Result != "resolved" {
 		t.Errorf("%+v, want resolved", got)
 	}

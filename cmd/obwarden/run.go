@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
-	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -28,6 +27,7 @@ import (
 
 	"github.com/obwarden/obwarden/agent"
 	"github.com/obwarden/obwarden/agent/alerts"
+	"github.com/obwarden/obwarden/agent/facts"
 	"github.com/obwarden/obwarden/agent/guard"
 	"github.com/obwarden/obwarden/agent/ocp"
 	"github.com/obwarden/obwarden/agent/web"
@@ -38,8 +38,6 @@ import (
 const (
 	startTimeout  = 30 * time.Second // until NATS is there when the agent starts
 	readyInterval = 10 * time.Second // between looks at whether the agent is ready
-	// inventoryInterval is how old the list of clusters may be that commands go by.
-	inventoryInterval = 10 * time.Minute
 
 	callTimeout   = 2 * time.Second // of JetStream's answer to a read, until it counts as lost
 	embeddedTries = 6               // looks in a row at an embedded server out of order, until the process ends
@@ -146,7 +144,7 @@ func runAgent(ctx context.Context, c Config, log *slog.Logger, hangups <-chan os
 	defer client.Close()
 	var inForce atomic.Pointer[guard.Policy]
 	inForce.Store(policy)
-	directory := alerts.NewDirectory(client)
+	directory := facts.NewDirectory(client)
 	var silencer *alerts.Silencer // nil: nothing is silenced
 	if c.AlertmanagerURL != "" {
 		if silencer, err = alerts.NewSilencer(alerts.SilencerConfig{
@@ -188,10 +186,18 @@ func runAgent(ctx context.Context, c Config, log *slog.Logger, hangups <-chan os
 	if silencer != nil {
 		group.Go(func() error { return silencer.Run(alive) })
 	}
-	group.Go(func() error { keepInventory(alive, client, streams.Control, c, log); return nil })
+	group.Go(func() error {
+		// OCP is asked something harmless at the start, so that wrong credentials are in the log before a request fails by them.
+		clusters, err := directory.Clusters(alive, facts.DirectoryAge)
+		if alive.Err() == nil {
+			sayHello(len(clusters), err, c, log)
+		}
+		facts.KeepInventory(alive, directory, streams.Control, log)
+		return nil
+	})
 	group.Go(func() error {
 		apply := func(p *guard.Policy) {
-			alerts.StartAtZero(m, p)
+			alerts.InitMetrics(m, p)
 			inForce.Store(p)
 			a.SetPolicy(p)
 		}
@@ -229,38 +235,7 @@ func atMost(d time.Duration, do func()) bool {
 	}
 }
 
-// keepInventory writes down which clusters OCP shows, for commands that have no
-// access to OCP. It also asks OCP something harmless at the start, so that wrong
-// credentials are in the log before the first request fails by them.
-func keepInventory(ctx context.Context, client *ocp.Client, bucket jetstream.KeyValue, c Config, log *slog.Logger) {
-	var written []events.KnownCluster
-	for first := true; ; first = false {
-		clusters, err := client.Clusters(ctx)
-		if ctx.Err() != nil {
-			return
-		}
-		if first {
-			sayHello(len(clusters), err, c, log)
-		}
-		var known []events.KnownCluster
-		for _, cluster := range clusters {
-			known = append(known, events.KnownCluster{ID: cluster.ID, Name: cluster.Name})
-		}
-		if err == nil && (written == nil || !slices.Equal(known, written)) {
-			if err := (events.Inventory{Clusters: known, At: time.Now().UTC()}).Write(ctx, bucket); err != nil {
-				log.Warn("the list of clusters is not written down for `obwarden pause`", "error", err)
-			} else {
-				written = known
-			}
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(inventoryInterval):
-		}
-	}
-}
-
+// sayHello logs whether OCP answers.
 func sayHello(clusters int, err error, c Config, log *slog.Logger) {
 	var refusal *ocp.Error
 	switch {
