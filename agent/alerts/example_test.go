@@ -137,7 +137,8 @@ func ExamplePreviewBody() {
 	client, shutdown := exampleOCP()
 	defer shutdown()
 	directory := facts.NewDirectory(client)
-	previews := must(alerts.PreviewBody(context.Background(), examplePolicy(), directory, []byte(notification), time.Now()))
+	body, now := []byte(notification), time.Now()
+	previews := must(alerts.PreviewBody(context.Background(), examplePolicy(), directory, body, now))
 	for _, p := range previews {
 		fmt.Println(p.Alert, "matches rule", p.Rule)
 		fmt.Println(p.Result+":", p.Message)

@@ -81,7 +81,8 @@ func newRig(t *testing.T, config ocpsim.Config, rules ...guard.AlertRule) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r.client, err = ocp.New(ocp.Config{URL: r.sim.URL(), Username: "admin", Password: "secret", Timeout: time.Second}); err != nil {
+	r.client, err = ocp.New(ocp.Config{URL: r.sim.URL(), Username: "admin", Password: "secret", Timeout: time.Second})
+	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(r.client.Close)

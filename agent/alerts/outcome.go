@@ -22,6 +22,14 @@ const (
 	resultFailed    = "failed"       // Alertmanager must try again
 )
 
+// results returns all of them.
+func results() []string {
+	return []string{
+		resultRequested, resultDuplicate, resultNotYet, resultGrouped, resultCooling, resultResolved, resultCancelled,
+		resultRefused, resultFailed,
+	}
+}
+
 // Outcome says what became of one alert. It is an entry of the webhook's answer.
 type Outcome struct {
 	Alert       string `json:"alert,omitempty"` // its name
@@ -36,10 +44,7 @@ type Outcome struct {
 // not see an increase of a counter that did not exist.
 func InitMetrics(m *metrics.Metrics, p *guard.Policy) {
 	for _, rule := range p.Alerts {
-		for _, result := range []string{
-			resultRequested, resultDuplicate, resultNotYet, resultGrouped, resultCooling, resultResolved, resultCancelled,
-			resultRefused, resultFailed,
-		} {
+		for _, result := range results() {
 			m.Alerts.WithLabelValues(rule.Name, result)
 		}
 	}

@@ -47,7 +47,8 @@ func TestTheExamplesWorkWithARealAlertmanager(t *testing.T) {
 	ip, _, _ := strings.Cut(r.address(1, 2), ":")
 	fires := []map[string]any{{
 		"labels": map[string]string{
-			"alertname": "OceanBaseServerDown", "severity": "critical", "ob_cluster_name": "obdemo", "svr_ip": ip, "replica": "a",
+			"alertname": "OceanBaseServerDown", "severity": "critical", "ob_cluster_name": "obdemo", "svr_ip": ip,
+			"replica": "a",
 		},
 		"annotations": map[string]string{"summary": "no answer"},
 		"startsAt":    time.Now().Add(-10 * time.Minute).UTC().Format(time.RFC3339Nano),

@@ -187,7 +187,7 @@ func (w *Webhook) evaluate(
 ) (bool, error) {
 	o.Result, o.Message, o.OperationID = "", "", ""
 	if i.wasResolved(a) {
-		o.Result, o.Message = resultResolved, "this firing of it has been resolved"
+		o.Result, o.Message = resultResolved, "this firing has been resolved"
 		return false, nil
 	}
 	// An unchanged incident is written now and then, so that it is not forgotten while its alerts still fire.
