@@ -228,7 +228,7 @@ func TestKubernetesNamesWhatIsThere(t *testing.T) {
 // A variable that does not exist has no effect, and nothing but a line in the log says so.
 func TestExamplesSetVariablesThatExist(t *testing.T) {
 	t.Parallel()
-	readme, err := os.ReadFile("../README.md")
+	readme, err := os.ReadFile("../cmd/obwarden/README.md")
 	if err != nil {
 		t.Fatal(err)
 	}
