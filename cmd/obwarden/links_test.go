@@ -28,7 +28,7 @@ func TestTheFrontPageIsShort(t *testing.T) {
 func TestLinksOfTheDocumentsLeadSomewhere(t *testing.T) {
 	t.Parallel()
 	n := 0
-	for _, document := range markdownFiles(t) {
+	for _, document := range repositoryFiles(t, ".md") {
 		for _, target := range relativeLinks(readDocument(t, document)) {
 			n++
 			file, anchor, _ := strings.Cut(target, "#")
@@ -57,11 +57,6 @@ func TestLinksOfTheDocumentsLeadSomewhere(t *testing.T) {
 	if n < 20 {
 		t.Errorf("%d links in all documents, want 20 or more: are they still found?", n)
 	}
-}
-
-func markdownFiles(t *testing.T) []string {
-	t.Helper()
-	return repositoryFiles(t, ".md")
 }
 
 var (

@@ -1,28 +1,21 @@
 package main
 
 import (
+	"errors"
 	"flag"
 	"fmt"
-	"go/ast"
-	"go/parser"
-	"go/token"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"reflect"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/obwarden/obwarden/agent/alerts"
 	"github.com/obwarden/obwarden/agent/ocp/ocpsim"
 	"github.com/obwarden/obwarden/agent/web"
 	"github.com/obwarden/obwarden/events"
-	"github.com/obwarden/obwarden/metrics"
 )
 
 // Documents are named from the root of the repository.
@@ -32,7 +25,7 @@ const (
 	frontPage        = "README.md"
 	commandsDocument = "cmd/obwarden/README.md"
 	agentDocument    = "agent/README.md"
-	eventsDocument   = "events/README.md"
+	deployDocument   = "deploy/README.md"
 )
 
 func readDocument(t *testing.T, document string) string {
@@ -65,21 +58,27 @@ func readmeCommands(t *testing.T, prefix string) []string {
 	return shellCommands(t, frontPage, prefix)
 }
 
+// arguments are those that the shell gives to obwarden for a line of a document, the
+// command's own name apart.
+func arguments(line string) []string {
+	var args []string
+	for _, m := range regexp.MustCompile(`"([^"]*)"|(\S+)`).FindAllStringSubmatch(line, -1) {
+		if m[2] == "&" || m[2] == ">" || m[2] == "|" { // what follows is the shell's
+			break
+		}
+		args = append(args, m[1]+m[2])
+	}
+	return args[1:]
+}
+
 // A faulty example is worse than none: the command line must understand each.
 func TestShellCommandsOfTheDocumentsAreUnderstood(t *testing.T) {
 	t.Parallel()
-	for _, document := range markdownFiles(t) {
+	for _, document := range repositoryFiles(t, ".md") {
 		for _, line := range shellCommands(t, document, "obwarden ") {
-			var args []string
-			for _, m := range regexp.MustCompile(`"([^"]*)"|(\S+)`).FindAllStringSubmatch(line, -1) {
-				if m[2] == "&" || m[2] == ">" || m[2] == "|" { // what follows is the shell's
-					break
-				}
-				args = append(args, m[1]+m[2])
-			}
-			command, rest, err := newRoot(os.Stdout, os.Stderr, nil).Find(args[1:])
+			command, rest, err := newRoot(os.Stdout, os.Stderr, nil).Find(arguments(line))
 			if err == nil && !command.HasParent() {
-				err = fmt.Errorf("no such command")
+				err = errors.New("no such command")
 			}
 			if err == nil {
 				err = command.ParseFlags(rest)
@@ -94,30 +93,22 @@ func TestShellCommandsOfTheDocumentsAreUnderstood(t *testing.T) {
 	}
 }
 
-// TestTheSessionOfTheDocument runs what a reader is told to type into the second terminal.
+// TestTheSessionOfTheDocument runs the lines that a reader types into the second terminal.
 func TestTheSessionOfTheDocument(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, ocpsim.Config{Speed: 100})
 	startProcess(t, s.environ, "run")
 	s.ready(t)
 	s.inventory(t)
-	binary, err := buildOnce()
-	if err != nil {
-		t.Fatal(err)
-	}
 	n := 0
 	for _, line := range shellCommands(t, commandsDocument, "obwarden ") {
-		if strings.HasPrefix(line, "obwarden sim ") || line == "obwarden run" { // the first terminal
+		args := arguments(line)
+		if args[0] == "sim" || args[0] == "run" { // in the first terminal
 			continue
 		}
 		n++
-		c := exec.CommandContext(t.Context(), "sh", "-c", line)
-		c.Env = []string{"PATH=" + filepath.Dir(binary) + ":/usr/bin:/bin"}
-		for name, value := range s.environ {
-			c.Env = append(c.Env, name+"="+value)
-		}
-		if out, err := c.CombinedOutput(); err != nil {
-			t.Errorf("%s: %v\n%s", line, err, out)
+		if code, stdout, stderr := s.command(t, args...); code != 0 {
+			t.Errorf("%s: exit code %d\n%s%s", line, code, stdout, stderr)
 		}
 	}
 	if n < 5 {
@@ -162,43 +153,27 @@ func configurationTable() string {
 	return b.String()
 }
 
-// Every public name stands in the document of its room.
+// Requests, events and codes are for the README of package events, and its tests.
 func TestREADMEsNameThePublicSurface(t *testing.T) {
 	t.Parallel()
-	var states, language []string
+	var states []string
 	for _, s := range events.States() {
 		states = append(states, string(s))
 	}
-	for _, s := range []events.State{events.Progress, events.Stalled, events.Duplicate, events.Approved} {
-		language = append(language, string(s))
-	}
-	language = append(language, states...)
-	language = append(language, jsonFields(reflect.TypeFor[events.Request]())...)
-	language = append(language, jsonFields(reflect.TypeFor[events.Operation]())...)
-	for _, verb := range events.Verbs() {
-		language = append(language, string(verb))
-	}
-	language = append(language, codes(t)...)
-	language = append(language, alerts.Bucket, events.RequestStream, events.OperationStream, events.ClusterBucket,
-		events.ControlBucket, events.OperationSchema, events.IdempotencyKeyHeader)
 	for document, names := range map[string][]string{
 		frontPage:        states,
-		eventsDocument:   language,
 		commandsDocument: {web.MetricsPath, web.HealthyPath, web.ReadyPath, web.AlertmanagerPath},
+		deployDocument:   {events.RequestStream, events.OperationStream, events.ClusterBucket, events.ControlBucket, alerts.Bucket},
 	} {
-		t.Run(document, func(t *testing.T) {
-			t.Parallel()
-			text := readDocument(t, document)
-			for _, name := range names {
-				if !strings.Contains(text, "`"+name+"`") {
-					t.Errorf("%s does not name `%s`", document, name)
-				}
+		text := readDocument(t, document)
+		for _, name := range names {
+			if !strings.Contains(text, "`"+name+"`") {
+				t.Errorf("%s does not name `%s`", document, name)
 			}
-		})
+		}
 	}
-	commands := readDocument(t, commandsDocument)
-	for code := range 6 {
-		if !strings.Contains(commands, fmt.Sprintf("\n| %d | ", code)) {
+	for code := range exitUnreachable + 1 {
+		if !strings.Contains(readDocument(t, commandsDocument), fmt.Sprintf("\n| %d | ", code)) {
 			t.Errorf("%s does not explain exit code %d", commandsDocument, code)
 		}
 	}
@@ -208,62 +183,6 @@ func TestREADMEsNameThePublicSurface(t *testing.T) {
 			if name := command.Name(); !command.Hidden && name != "help" && name != "completion" && !strings.Contains(text, "`"+name) {
 				t.Errorf("%s does not name the command %s", document, name)
 			}
-		}
-	}
-}
-
-// jsonFields are the names in a document, those of nested ones included.
-func jsonFields(t reflect.Type) []string {
-	for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
-		t = t.Elem()
-	}
-	if t.Kind() != reflect.Struct || t == reflect.TypeFor[time.Time]() {
-		return nil
-	}
-	var names []string
-	for f := range t.Fields() {
-		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
-		names = append(names, name)
-		names = append(names, jsonFields(f.Type)...)
-	}
-	return names
-}
-
-// codes are the values of all constants of package events that are called Code….
-func codes(t *testing.T) []string {
-	t.Helper()
-	found, err := filepath.Glob(filepath.Join(repository, "events", "*.go"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var values []string
-	for _, file := range found {
-		parsed, err := parser.ParseFile(token.NewFileSet(), file, nil, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		ast.Inspect(parsed, func(n ast.Node) bool {
-			spec, ok := n.(*ast.ValueSpec)
-			if ok && strings.HasPrefix(spec.Names[0].Name, "Code") && len(spec.Values) == 1 {
-				if literal, ok := spec.Values[0].(*ast.BasicLit); ok {
-					value, _ := strconv.Unquote(literal.Value) // a string literal, as parsed
-					values = append(values, value)
-				}
-			}
-			return true
-		})
-	}
-	if len(values) < 30 {
-		t.Fatalf("found %d codes", len(values))
-	}
-	return values
-}
-
-func TestEveryCodeIsAKnownLabel(t *testing.T) {
-	t.Parallel()
-	for _, code := range codes(t) {
-		if got := metrics.Code(code); got != code {
-			t.Errorf("code %s is measured as %q: package metrics does not know it", code, got)
 		}
 	}
 }
