@@ -14,6 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/obwarden/obwarden/agent/agenttest"
 	"github.com/obwarden/obwarden/agent/guard"
 )
 
@@ -22,7 +23,7 @@ type watched struct {
 	t       *testing.T
 	file    string
 	hangups chan os.Signal
-	log     *output
+	log     *agenttest.Output
 
 	mu      sync.Mutex
 	applied []int // max_concurrent of each policy that was put in force
@@ -44,7 +45,7 @@ func (w *watched) reloaded(err error) {
 func watchFile(t *testing.T, content string, test func(*watched)) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
-		w := &watched{t: t, file: filepath.Join(dir, "policy.yaml"), hangups: make(chan os.Signal, 1), log: newOutput()}
+		w := &watched{t: t, file: filepath.Join(dir, "policy.yaml"), hangups: make(chan os.Signal, 1), log: agenttest.NewOutput()}
 		w.write(content)
 		p, err := guard.Load(w.file)
 		if err != nil {
@@ -191,7 +192,7 @@ func TestSIGHUPReadsThePolicyAtOnce(t *testing.T) {
 func TestTheBuiltInPolicyIsNotReloaded(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		log := newOutput()
+		log := agenttest.NewOutput()
 		fail := func() { t.Error("reloaded") }
 		w := policyWatch{
 			taken: "default", log: slog.New(slog.NewTextHandler(log, nil)),
