@@ -1,12 +1,15 @@
 package chaos
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/obwarden/obwarden/agent/agenttest"
 )
 
 // netFault is what a proxy does to the bytes of one direction, or both. The zero
@@ -44,7 +47,7 @@ type proxy struct {
 }
 
 func newProxy(t *testing.T, upstream string) *proxy {
-	p := &proxy{address: freeAddress(t), upstream: upstream, changed: make(chan struct{}), conns: map[*net.TCPConn]struct{}{}}
+	p := &proxy{address: agenttest.FreeAddress(t), upstream: upstream, changed: make(chan struct{}), conns: map[*net.TCPConn]struct{}{}}
 	p.set(netFault{})
 	t.Cleanup(func() {
 		p.set(netFault{kind: refuse})
@@ -79,16 +82,17 @@ func (p *proxy) set(f netFault) {
 
 // listen tries for a while: a port may take a moment to be free again.
 func listen(address string) net.Listener {
-	for tries := 0; ; tries++ {
-		l, err := net.Listen("tcp", address)
-		if err == nil {
-			return l
-		}
-		if tries == 100 {
-			panic(err) // nobody else uses ports of this range
-		}
-		time.Sleep(50 * time.Millisecond)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	var l net.Listener
+	err := agenttest.Poll(ctx, 50*time.Millisecond, func() (err error) {
+		l, err = net.Listen("tcp", address)
+		return err
+	})
+	if err != nil {
+		panic(err) // nobody else uses ports of this range
 	}
+	return l
 }
 
 func (p *proxy) now() (netFault, chan struct{}) {
