@@ -89,6 +89,9 @@ func (p *Process) Kill() {
 	<-p.done
 }
 
+// Ended is closed when the program has ended.
+func (p *Process) Ended() <-chan struct{} { return p.done }
+
 // Wait waits for the program's end and returns its exit code.
 func (p *Process) Wait() int {
 	p.t.Helper()

@@ -11,14 +11,11 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/synadia-io/orbit.go/jetstreamext"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/obwarden/obwarden/events"
@@ -108,25 +105,23 @@ func (r *rig) awaitEmpty(stream string, n uint64) {
 	r.awaitState(stream, fmt.Sprint("no more than ", n, " messages"), func(s jetstream.StreamState) bool { return s.Msgs <= n })
 }
 
+// awaitState asks again and again for a stream's state, of which NATS tells nobody.
 func (r *rig) awaitState(stream, what string, good func(jetstream.StreamState) bool) {
 	r.t.Helper()
-	began := time.Now()
 	s, err := r.js.Stream(r.t.Context(), stream)
-	for {
-		var info *jetstream.StreamInfo
-		if err == nil {
-			info, err = s.Info(r.t.Context())
-		}
-		switch {
-		case err != nil:
-			r.t.Fatal(err)
-		case good(info.State):
-			return
-		case time.Since(began) > patience:
-			r.t.Fatalf("%s has not come to %s: %+v", stream, what, info.State)
-		}
-		time.Sleep(2 * time.Millisecond) // NATS tells nobody
+	if err != nil {
+		r.t.Fatal(err)
 	}
+	eventually(r.t, stream+" has "+what, 2*time.Millisecond, func() error {
+		info, err := s.Info(r.t.Context())
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		if !good(info.State) {
+			return fmt.Errorf("it is %+v", info.State)
+		}
+		return nil
+	})
 }
 
 // last is the sequence of a stream's latest message.
@@ -186,7 +181,7 @@ func (r *rig) learn() {
 	if r.floorIn, err = in.CreateConsumer(r.t.Context(), jetstream.ConsumerConfig{Durable: "floor", AckPolicy: jetstream.AckExplicitPolicy, MaxAckPending: -1}); err != nil {
 		r.t.Fatal(err)
 	}
-	a.stop()
+	a.Stop()
 }
 
 func (r *rig) floorRequest() *nats.Msg {
@@ -332,79 +327,4 @@ func (r *rig) consume(each func(jetstream.Msg), after func()) (stop func()) {
 		r.t.Fatal(err)
 	}
 	return func() { consume.Stop(); <-consume.Closed(); after() }
-}
-
-// floorBatches does the same with the appends of many operations in one atomic batch:
-// as little as the guarantees allow, and as much of it at once as NATS takes.
-func (r *rig) floorBatches() (stop func()) {
-	const loops, most, posts = 2, 128, 64 // two: one flushes while the other calls
-	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: loops * posts}}
-	var ended atomic.Bool
-	var group sync.WaitGroup
-	round := func() error {
-		fetched, err := r.floorIn.Fetch(most, jetstream.FetchMaxWait(100*time.Millisecond))
-		if err != nil {
-			return err
-		}
-		var msgs []jetstream.Msg
-		var numbers []int64
-		for msg := range fetched.Messages() {
-			meta, err := msg.Metadata()
-			if err != nil {
-				return err
-			}
-			msgs, numbers = append(msgs, msg), append(numbers, int64(meta.Sequence.Stream))
-		}
-		if len(msgs) == 0 {
-			return nil
-		}
-		last := uint64(0) // of the batch: those of one operation lie next to each other in it
-		appendAll := func(templates []*nats.Msg, after func(i int) uint64) error {
-			var batch []*nats.Msg
-			for i, n := range numbers {
-				batch = append(batch, r.appends(templates, n, after(i))...)
-			}
-			ack, err := jetstreamext.PublishMsgBatch(context.Background(), r.js, batch)
-			if err != nil {
-				return err
-			}
-			last = ack.Sequence
-			return nil
-		}
-		if err := appendAll(r.before, func(int) uint64 { return 0 }); err != nil {
-			return err
-		}
-		place, failed := make(chan struct{}, posts), make(chan error, len(numbers))
-		for _, n := range numbers {
-			place <- struct{}{}
-			go func() { failed <- r.post(client, n); <-place }()
-		}
-		for range numbers {
-			err = errors.Join(err, <-failed)
-		}
-		if err != nil {
-			return err
-		}
-		written := last
-		if err := appendAll(r.after, func(i int) uint64 { return written - uint64((len(numbers)-1-i)*len(r.before)) }); err != nil {
-			return err
-		}
-		for _, msg := range msgs {
-			if err := msg.Ack(); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
-	for range loops {
-		group.Go(func() {
-			for !ended.Load() {
-				if err := round(); err != nil {
-					r.t.Error("floor:", err)
-					return
-				}
-			}
-		})
-	}
-	return func() { ended.Store(true); group.Wait(); client.CloseIdleConnections() }
 }

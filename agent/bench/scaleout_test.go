@@ -53,9 +53,12 @@ func scaleout(t *testing.T, s size, all *table) {
 		agentSeconds, natsSeconds := used()
 		began := time.Now()
 		r.publish(msgs)
-		for r.ocp.posts.Load()-posts < int64(len(msgs)) && time.Since(began) < patience {
-			time.Sleep(20 * time.Millisecond) // to ask NATS costs it something
-		}
+		eventually(t, "all calls are made", 20*time.Millisecond, func() error { // OCP is asked: to ask NATS costs it something
+			if calls := r.ocp.posts.Load() - posts; calls < int64(len(msgs)) {
+				return fmt.Errorf("%d calls for %d operations", calls, len(msgs))
+			}
+			return nil
+		})
 		r.awaitEmpty(events.RequestStream, 0)
 		took := time.Since(began)
 		agentSecondsNow, natsSecondsNow := used()
@@ -63,7 +66,7 @@ func scaleout(t *testing.T, s size, all *table) {
 			t.Errorf("%d agents: %d calls for %d operations", n, calls, len(msgs))
 		}
 		for _, a := range agents {
-			a.stop()
+			a.Stop()
 		}
 		operations := float64(len(msgs))
 		return operations / took.Seconds(), 1000 * (agentSecondsNow - agentSeconds) / operations, 1000 * (natsSecondsNow - natsSeconds) / operations
@@ -81,17 +84,16 @@ func scaleout(t *testing.T, s size, all *table) {
 // takes what is there for all.
 func (r *rig) awaitTakers(n int) {
 	r.t.Helper()
-	for began := time.Now(); ; time.Sleep(10 * time.Millisecond) { // NATS tells nobody
+	eventually(r.t, "agents take requests", 10*time.Millisecond, func() error { // NATS tells nobody
 		consumer, err := r.js.Consumer(r.t.Context(), events.RequestStream, events.Consumer)
-		switch {
-		case err != nil:
+		if err != nil {
 			r.t.Fatal(err)
-		case consumer.CachedInfo().NumWaiting >= n:
-			return
-		case time.Since(began) > patience:
-			r.t.Fatalf("%d of %d agents take requests", consumer.CachedInfo().NumWaiting, n)
 		}
-	}
+		if waiting := consumer.CachedInfo().NumWaiting; waiting < n {
+			return fmt.Errorf("%d of %d do", waiting, n)
+		}
+		return nil
+	})
 }
 
 // hold keeps the process to a share of a core, by a control group of its own of either
@@ -113,12 +115,12 @@ func (p *process) hold(share float64) error {
 		return err
 	}
 	p.t.Cleanup(func() {
-		p.stop() // it must be empty
+		p.Stop() // it must be empty
 		if err := os.Remove(dir); err != nil {
 			p.t.Error(err)
 		}
 	})
-	for _, s := range append(settings, setting{"cgroup.procs", strconv.Itoa(p.cmd.Process.Pid)}) {
+	for _, s := range append(settings, setting{"cgroup.procs", strconv.Itoa(p.Cmd.Process.Pid)}) {
 		if err := os.WriteFile(filepath.Join(dir, s.file), []byte(s.value), 0o600); err != nil {
 			return err
 		}
