@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -199,12 +198,7 @@ func (w *world) alertRestarts(t *testing.T) {
 
 // repeatsDoNothing keeps the alert firing: the database is slow to say that it is back.
 func (w *world) repeatsDoNothing(t *testing.T) {
-	if err := w.processes["agent"].Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.processes["agent"].Wait(); err != nil {
-		t.Errorf("the agent ends: %v", err)
-	}
+	w.processes["agent"].Stop()
 	w.startAgent()
 	until(t, "the silence ends", func() string {
 		for _, s := range w.silences(t, w.sick.first.OperationID) {
