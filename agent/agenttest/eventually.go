@@ -24,8 +24,8 @@ func Poll(ctx context.Context, pause time.Duration, check func() error) error {
 	}
 }
 
-// Eventually polls until check returns nil, and fails the test if it does not within patience. What is the condition, for
-// the failure's message; check returns what is still missing.
+// Eventually polls until check returns nil, and fails the test if it does not within patience. What is the condition,
+// for the failure's message; check returns what is still missing.
 func Eventually(t testing.TB, what string, patience, pause time.Duration, check func() error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)

@@ -17,8 +17,8 @@ const (
 	argumentVariable = "OBWARDEN_TEST_ARGUMENT"
 )
 
-// RunRole is the first call of TestMain in a package that uses Self. In a process that Self has started, it runs the role
-// that Self named and ends the process; else it returns at once.
+// RunRole is the first call of TestMain in a package that uses Self. In a process that Self has started, it runs the
+// role that Self named and ends the process; else it returns at once.
 func RunRole(roles map[string]func(argument string) error) {
 	name := os.Getenv(roleVariable)
 	if name == "" {
@@ -47,8 +47,8 @@ func Self(role, argument string) *exec.Cmd {
 // give RunRole the role "nats" with ServeNATS. The server prints its URL on stdout once it takes connections.
 func NATS(listen, dir string) *exec.Cmd { return Self("nats", listen+" "+dir) }
 
-// ServeNATS is the role of a process that NATS starts. It runs until stdin is closed, which also happens when the process
-// that started it is gone.
+// ServeNATS is the role of a process that NATS starts. It runs until stdin is closed, which also happens when the
+// process that started it is gone.
 func ServeNATS(argument string) error {
 	listen, dir, _ := strings.Cut(argument, " ")
 	log := slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))

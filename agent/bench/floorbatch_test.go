@@ -81,8 +81,8 @@ func (r *rig) takeBatch() (msgs []jetstream.Msg, numbers []int64, err error) {
 	return msgs, numbers, nil
 }
 
-// appendBatch writes events of several operations, each behind the last of its own, and returns the sequence of the last
-// one written.
+// appendBatch writes events of several operations, each behind the last of its own, and returns the sequence of the
+// last one written.
 func (r *rig) appendBatch(templates []*nats.Msg, numbers []int64, last func(i int) uint64) (uint64, error) {
 	var batch []*nats.Msg
 	for i, n := range numbers {

@@ -465,8 +465,8 @@ func (c *checker) checkRequests() {
 	}
 }
 
-// checkSlots wants every slot in the records to be free by what the journal says of its holder. A slot without any event
-// of its holder is free, too.
+// checkSlots wants every slot in the records to be free by what the journal says of its holder. A slot without any
+// event of its holder is free, too.
 func (c *checker) checkSlots() {
 	for _, s := range c.slots {
 		l := c.byID[s.Operation]

@@ -3,9 +3,9 @@
 // between and inside them, by a schedule that a seed determines.
 //
 // chaos_test.go is the run. load_test.go says what is asked for, faults_test.go what goes wrong; process_test.go and
-// proxy_test.go carry the faults out. history_test.go collects what is left, checker_test.go and outcome_test.go judge it:
-// they know the journal's JSON and OCP's log, and import nothing of ours. checks_test.go plants each violation and sees
-// that the checker finds it. report_test.go tells people.
+// proxy_test.go carry the faults out. history_test.go collects what is left, checker_test.go and outcome_test.go judge
+// it: they know the journal's JSON and OCP's log, and import nothing of ours. checks_test.go plants each violation and
+// sees that the checker finds it. report_test.go tells people.
 //
 // What it does not do is make clocks jump: the kernel has no namespace for the time of
 // day, and a library that is loaded first (faketime) does not reach a static binary.

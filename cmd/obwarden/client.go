@@ -48,8 +48,8 @@ func natsFlag(cmd *cobra.Command) *string {
 	return cmd.Flags().String("nats", "", "NATS servers, comma-separated (default: OBWARDEN_NATS_URL, else the embedded server of obwarden run on this host)")
 }
 
-// dial connects to the NATS server that the flag names, or else the environment. If neither names one, it connects to the
-// embedded server of `obwarden run` on this host.
+// dial connects to the NATS server that the flag names, or else the environment. If neither names one, it connects to
+// the embedded server of `obwarden run` on this host.
 func (a app) dial(flag string) (*client, error) {
 	config, err := loadConfig(a.clientEnvironment())
 	if err != nil {

@@ -87,8 +87,9 @@ func loadConfig(environ map[string]string) (Config, error) {
 	return c, errors.Join(slices.CompactFunc(faults, func(a, b error) bool { return a.Error() == b.Error() })...)
 }
 
-// unknownVariables are the variables that have our prefix and no meaning, mostly typing errors. They cause a warning and
-// no failure, because Kubernetes adds such variables to every container in the namespace of a service called obwarden.
+// unknownVariables are the variables that have our prefix and no meaning, mostly typing errors. They cause a warning
+// and no failure, because Kubernetes adds such variables to every container in the namespace of a service called
+// obwarden.
 func unknownVariables(environ map[string]string) []string {
 	known := map[string]bool{}
 	for _, v := range variables() {
@@ -151,7 +152,8 @@ func (c Config) checkOCP() error {
 	return nil
 }
 
-// anonymous reports whether OCP is called without credentials. OCP refuses that, unless a gateway in front of it adds them.
+// anonymous reports whether OCP is called without credentials. OCP refuses that, unless a gateway in front of it adds
+// them.
 func (c Config) anonymous() bool { return c.OCPUsername == "" && c.OCPAccessKey == "" }
 
 // variable is one row of the table of variables.
@@ -229,8 +231,8 @@ func (v variable) check(value string) error {
 	return nil
 }
 
-// describeParseErrors says of values that do not parse what is allowed, in the words of variable.check, so that a fault that
-// both find is reported once.
+// describeParseErrors says of values that do not parse what is allowed, in the words of variable.check, so that a fault
+// that both find is reported once.
 func describeParseErrors(all env.AggregateError, environ map[string]string) []error {
 	var faults []error
 	for _, err := range all.Errors {

@@ -25,8 +25,8 @@ import (
 
 const demoPassword = "obdemo"
 
-// demo runs an agent, its NATS server and a simulated OCP in one process, and plays a story with them. Nothing is staged:
-// every line comes from an event, from the simulator's log of requests or from /metrics.
+// demo runs an agent, its NATS server and a simulated OCP in one process, and plays a story with them. Nothing is
+// staged: every line comes from an event, from the simulator's log of requests or from /metrics.
 type demo struct {
 	app
 	speed   float64
@@ -196,8 +196,8 @@ func (d *demo) publish(ctx context.Context, subject, body, key string) error {
 	return err
 }
 
-// showMetrics prints the lines of /metrics that tell the same story. An operation is counted a moment after its last event
-// is published, so the lines are read again until the last operation is among them.
+// showMetrics prints the lines of /metrics that tell the same story. An operation is counted a moment after its last
+// event is published, so the lines are read again until the last operation is among them.
 func (d *demo) showMetrics(ctx context.Context) error {
 	const last = `obwarden_operations_total{kind="stop",outcome="failed"} 1`
 	again := time.NewTicker(20 * time.Millisecond)

@@ -29,10 +29,10 @@ type followTarget struct {
 	Submit func(context.Context) (sequence uint64, err error)
 }
 
-// follow shows an operation from its first event to its end and returns it as it ended. A request that is refused because
-// its key belongs to another operation ends in an operation of its own, which follow finds by the request's sequence. If
-// ctx ends first, follow returns the operation as far as it has come, and ctx's cause as the error. Other errors are
-// Submit's or JetStream's.
+// follow shows an operation from its first event to its end and returns it as it ended. A request that is refused
+// because its key belongs to another operation ends in an operation of its own, which follow finds by the request's
+// sequence. If ctx ends first, follow returns the operation as far as it has come, and ctx's cause as the error. Other
+// errors are Submit's or JetStream's.
 func follow(ctx context.Context, js jetstream.JetStream, target followTarget, out *ui) (events.Operation, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

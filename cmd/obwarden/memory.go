@@ -48,8 +48,8 @@ func keepMemory(ctx context.Context) {
 	}
 }
 
-// memoryFor decides how much garbage there may be, in percent of the live memory, and whether free memory is returned to
-// the system.
+// memoryFor decides how much garbage there may be, in percent of the live memory, and whether free memory is returned
+// to the system.
 func memoryFor(live, free uint64) (percent int, returnFree bool) {
 	percent = 100
 	if live > largeHeap {

@@ -16,8 +16,8 @@ import (
 	"github.com/obwarden/obwarden/events"
 )
 
-// pauseCommand is the command line of the kill switch. It writes to the bucket that all agents watch, so that it works even
-// while no agent runs.
+// pauseCommand is the command line of the kill switch. It writes to the bucket that all agents watch, so that it works
+// even while no agent runs.
 type pauseCommand struct {
 	app
 	paused  bool

@@ -121,8 +121,8 @@ type row struct {
 	done    bool // of a note: its subtasks are done, not still to come
 }
 
-// subtasks draws the DAG with one line for each subtask. A bracket joins the subtasks that may run in parallel. If there
-// is not room for all of them, the finished subtasks are folded first, then the ones that will run last.
+// subtasks draws the DAG with one line for each subtask. A bracket joins the subtasks that may run in parallel. If
+// there is not room for all of them, the finished subtasks are folded first, then the ones that will run last.
 func (s style) subtasks(t events.Task, now time.Time, room int) []line {
 	depth := depths(t)
 	rows := make([]row, len(t.Subtasks))

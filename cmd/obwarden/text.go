@@ -11,8 +11,8 @@ import (
 	"github.com/obwarden/obwarden/events"
 )
 
-// cleanText makes text from elsewhere safe to print: characters that a terminal would take for a command (escape sequences,
-// other controls, marks that reverse the direction of writing) become U+FFFD. Newlines stay.
+// cleanText makes text from elsewhere safe to print: characters that a terminal would take for a command (escape
+// sequences, other controls, marks that reverse the direction of writing) become U+FFFD. Newlines stay.
 func cleanText(s string) string {
 	return strings.Map(func(r rune) rune {
 		switch {

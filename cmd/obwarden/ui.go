@@ -127,8 +127,8 @@ func (u *ui) write(lines []string) {
 	u.block = lines
 }
 
-// blockRows is the number of rows that the block takes now. In a window that has become narrower, the terminal has broken
-// its lines.
+// blockRows is the number of rows that the block takes now. In a window that has become narrower, the terminal has
+// broken its lines.
 func (u *ui) blockRows() int {
 	columns, _ := u.size()
 	rows := 0
