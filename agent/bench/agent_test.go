@@ -124,7 +124,7 @@ func (p *agentProcess) scrape() (time.Duration, map[string]float64) {
 	return took, values
 }
 
-// collect has the garbage collected, twice for what Go keeps in pools.
+// collect makes the agent collect its garbage, twice because of what Go keeps in pools.
 func (p *agentProcess) collect() {
 	p.t.Helper()
 	for range 2 {
@@ -139,8 +139,7 @@ func (p *agentProcess) collect() {
 	}
 }
 
-// profile writes a profile of what goes on until the returned function is called,
-// where one is asked for.
+// profile takes a profile until the returned function is called, if flags ask for one.
 func (p *agentProcess) profile(name string) (done func()) {
 	p.t.Helper()
 	if *flagProfile == "" {

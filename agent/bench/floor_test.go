@@ -21,7 +21,7 @@ import (
 	"github.com/obwarden/obwarden/events"
 )
 
-// rig is a NATS server and an OCP, and what agent and floor share of them.
+// rig is a NATS server and an OCP that agent and floor share.
 type rig struct {
 	t    *testing.T
 	ocp  *fastOCP
@@ -72,7 +72,7 @@ func (r *rig) agent(environ ...string) *agentProcess {
 	return startAgent(r.t, all)
 }
 
-// request is one that nobody has made before: of the next server of the next cluster.
+// request is a new request about the next server of the next cluster.
 func (r *rig) request() *nats.Msg {
 	r.sent++
 	return requestFor(fmt.Sprint("key-", r.sent), int64(1+r.sent%clusters), int64(1+r.sent/clusters%servers))
@@ -84,7 +84,7 @@ func requestFor(key string, cluster, server int64) *nats.Msg {
 	return msg
 }
 
-// publish sends all and waits until the stream has them.
+// publish sends all messages and waits until the stream has them.
 func (r *rig) publish(msgs []*nats.Msg) {
 	r.t.Helper()
 	for _, msg := range msgs {
@@ -105,7 +105,7 @@ func (r *rig) awaitEmpty(stream string, n uint64) {
 	r.awaitState(stream, fmt.Sprint("no more than ", n, " messages"), func(s jetstream.StreamState) bool { return s.Msgs <= n })
 }
 
-// awaitState asks again and again for a stream's state, of which NATS tells nobody.
+// awaitState polls a stream's state, whose changes NATS does not announce.
 func (r *rig) awaitState(stream, what string, good func(jetstream.StreamState) bool) {
 	r.t.Helper()
 	s, err := r.js.Stream(r.t.Context(), stream)
@@ -190,8 +190,7 @@ func (r *rig) floorRequest() *nats.Msg {
 	return msg
 }
 
-// appends are events of the floor's nth operation, all but the first unconditional:
-// what is first decides for those behind it.
+// appends are events of the floor's nth operation. Only the first one has a condition, which decides for all of them.
 func (r *rig) appends(templates []*nats.Msg, n int64, after uint64) []*nats.Msg {
 	var msgs []*nats.Msg
 	for i, template := range templates {
@@ -219,8 +218,8 @@ func (r *rig) post(client *http.Client, n int64) error {
 	return errors.Join(err, response.Body.Close())
 }
 
-// floorOneByOne takes, appends each event alone, posts over a kept connection and
-// acknowledges, workers of them at a time, until the returned function is called.
+// floorOneByOne takes requests, and for each of them appends every event alone, calls OCP over a kept connection and
+// acknowledges. It does so for as many requests at a time as there are workers, until the returned function is called.
 func (r *rig) floorOneByOne(workers int, before, after []*nats.Msg) (stop func()) {
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: workers}}
 	place := make(chan struct{}, workers)
@@ -253,8 +252,8 @@ func (r *rig) oneByOne(client *http.Client, msg jetstream.Msg, before, after []*
 	return msg.Ack()
 }
 
-// asTheGuaranteesAsk makes the same call, but knows what OCP shows of the cluster and has
-// a slot in it and the intent on disk before, and a connection that no other call has used.
+// asTheGuaranteesAsk makes the same call, but as the guarantees demand: before it, the cluster is read from OCP, and
+// the slot and the intent are on disk; and the connection is a new one.
 func (r *rig) asTheGuaranteesAsk(reads, posts *http.Client, msg jetstream.Msg) error {
 	n, err := sequenceOf(msg)
 	if err != nil {
@@ -308,7 +307,7 @@ func sequenceOf(msg jetstream.Msg) (int64, error) {
 	return int64(meta.Sequence.Stream), nil
 }
 
-// append writes events of the floor's nth operation one by one behind its last.
+// append writes events of the floor's nth operation one by one.
 func (r *rig) append(n int64, last uint64, templates []*nats.Msg) (uint64, error) {
 	for _, template := range templates {
 		ack, err := r.js.PublishMsg(context.Background(), r.appends([]*nats.Msg{template}, n, last)[0])

@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	batchLoops = 2   // one flushes while the other calls
+	batchLoops = 2   // one loop flushes while the other makes calls
 	batchMost  = 128 // operations in a batch
 	batchPosts = 64  // calls of a loop at a time
 )
@@ -40,7 +40,7 @@ func (r *rig) floorBatches() (stop func()) {
 	return func() { ended.Store(true); group.Wait(); client.CloseIdleConnections() }
 }
 
-// floorBatch takes what is there, appends, calls, appends and acknowledges.
+// floorBatch takes the requests that are there and carries them out together.
 func (r *rig) floorBatch(client *http.Client) error {
 	msgs, numbers, err := r.takeBatch()
 	if err != nil || len(msgs) == 0 {

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// idle is the binary with its own NATS server and nothing to do.
+// idle measures the binary with its own NATS server and nothing to do.
 func idle(t *testing.T, s size, all *table) {
 	ocp := newOCP(t, servers)
 	for range s.rounds {
@@ -25,7 +25,7 @@ func idle(t *testing.T, s size, all *table) {
 	}
 }
 
-// processor is the share of a core in use over a time, in percent.
+// processor is the share of a core that the agent uses over a time, in percent.
 func (p *agentProcess) processor(over time.Duration) float64 {
 	p.t.Helper()
 	before, began := p.processorSeconds(), time.Now()
@@ -33,8 +33,8 @@ func (p *agentProcess) processor(over time.Duration) float64 {
 	return 100 * (p.processorSeconds() - before) / time.Since(began).Seconds()
 }
 
-// open is the binary with its own NATS server and many operations in hand: those that
-// are followed alone first, then with as many that wait.
+// open measures the binary with its own NATS server and many operations in hand: first only operations that it follows,
+// then the same number of waiting ones with them.
 func open(t *testing.T, s size, all *table) {
 	ocp := newOCP(t, 200)
 	start := func(n seeds) *agentProcess {
@@ -81,7 +81,7 @@ func (p *agentProcess) awaitInFlight(n int) {
 	})
 }
 
-// oldJournal is a start with a long history and much that is open.
+// oldJournal measures a start with a long history and many open operations.
 func oldJournal(t *testing.T, s size, all *table) {
 	ocp := newOCP(t, 200)
 	dir := t.TempDir()
@@ -104,7 +104,7 @@ func binarySize(t *testing.T, _ size, all *table) {
 	all.add("binary, stripped", float64(info.Size())/(1<<20), 30)
 }
 
-// demo is from go run to the first event on the screen, all compiled before.
+// demo measures the time from go run, with everything compiled before, to the first event on the screen.
 func demo(t *testing.T, s size, all *table) {
 	if out, err := exec.Command("go", "run", "../../cmd/obwarden", "version").CombinedOutput(); err != nil { // compiles
 		t.Fatalf("%v: %s", err, out)

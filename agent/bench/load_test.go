@@ -32,7 +32,7 @@ var (
 	flagBinary  = flag.String("load.binary", "", "the program to measure, absolute, to compare two; empty: this tree's")
 )
 
-// patience is for what must happen; it is never waited out.
+// patience is how long a measurement waits for something that must happen. None waits it out.
 const patience = 5 * time.Minute
 
 func TestMain(m *testing.M) {
@@ -53,7 +53,7 @@ type size struct {
 	storm                  int // requests a round, of 100 keys
 	followed               []int
 	fair                   int // clusters followed within a budget of fairRate
-	moved                  int // changes whose way to the event is timed
+	moved                  int // changes in OCP whose time to the event is measured
 	open, waiting, journal int
 	scaled                 int // operations for each agent of a cluster
 	idle                   time.Duration
@@ -91,7 +91,7 @@ func quantile(values []time.Duration, q float64) float64 {
 	return float64(sorted[min(int(q*float64(len(sorted))), len(sorted)-1)]) / float64(time.Millisecond)
 }
 
-// TestLoad measures one thing after the other: nothing else may run meanwhile.
+// TestLoad measures one thing after the other. Nothing else may run meanwhile.
 func TestLoad(t *testing.T) {
 	s := sizeOf(t)
 	all := &table{rows: rowsOf(s)}
@@ -118,9 +118,9 @@ func TestLoad(t *testing.T) {
 	}
 }
 
-// latency is from JetStream's acknowledgement of a request to the call's arrival, for
-// an agent that has nothing else to do. Agent and floors take turns: the loop that does
-// least, and one that reads and writes what the guarantees ask for before a call.
+// latency measures the time from JetStream's acknowledgement of a request to the call's arrival, for an agent that has
+// nothing else to do. Agent and floors take turns. One floor does as little as possible, the other reads and writes
+// everything that the guarantees demand before a call.
 func latency(t *testing.T, s size, all *table) {
 	r := newRig(t)
 	r.learn()
@@ -161,7 +161,7 @@ func latency(t *testing.T, s size, all *table) {
 	}
 }
 
-// operations is how many go through from request to end in a second, in 64 clusters.
+// operations measures how many operations, in 64 clusters, get from request to end in a second.
 func operations(t *testing.T, s size, all *table) {
 	r := newRig(t)
 	r.learn()
@@ -207,8 +207,8 @@ func operations(t *testing.T, s size, all *table) {
 
 const stormKeys = 100
 
-// storm is the same hundred requests again and again: first as a queue that is there
-// when the agent starts, then as fast as NATS takes them while others come too.
+// storm sends the same hundred requests again and again: first they wait in the stream when the agent starts, then they
+// come as fast as NATS takes them, with other requests in between.
 func storm(t *testing.T, s size, all *table) {
 	r := newRig(t)
 	r.learn()
@@ -235,14 +235,14 @@ func storm(t *testing.T, s size, all *table) {
 
 		r.publish(bare)
 		beganBare := time.Now()
-		stop := r.consume(func(msg jetstream.Msg) { _ = msg.Ack() }, func() {}) // what is not acknowledged comes again
+		stop := r.consume(func(msg jetstream.Msg) { _ = msg.Ack() }, func() {}) // an unacknowledged message comes again
 		r.awaitEmpty("FLOOR_IN", 0)
 		tookBare := time.Since(beganBare)
 		stop()
 		all.add("storm, duplicates settled", float64(s.storm)/took.Seconds(), float64(s.storm)/tookBare.Seconds())
 		all.add("storm, memory", resident, 150)
 
-		// Others come in the middle of it, each of a cluster that no other request is about.
+		// Other requests come in the middle of the storm, each about a cluster of its own.
 		const cluster = 200
 		arrived := make(chan time.Time, len(ours))
 		r.ocp.posted = func(c, _ int64) {
@@ -295,7 +295,7 @@ func (r *rig) othersInAStorm(storm []*nats.Msg, arrived <-chan time.Time, other 
 	return float64(worst) / float64(time.Millisecond)
 }
 
-// follow counts OCP's requests a look at so many tasks of one cluster that do not move.
+// follow counts the requests to OCP for one look at many tasks of one cluster that do not move.
 func follow(t *testing.T, s size, all *table) {
 	for _, n := range s.followed {
 		r := newRig(t)
@@ -318,13 +318,13 @@ func (r *rig) awaitFollowed(n int) {
 		}
 		return nil
 	})
-	time.Sleep(2 * time.Second) // what these looks left behind
+	time.Sleep(2 * time.Second) // until these looks are over
 }
 
 const fairRate = 100 // requests a second
 
-// fair follows a task in each of many clusters, within a budget that is too small to
-// look at each when it is due; then all move at once.
+// fair follows a task in each of many clusters, within a budget of requests that is too small to look at each task when
+// it is due. Then all tasks move at once.
 func fair(t *testing.T, s size, all *table) {
 	r := newRig(t)
 	ids := r.seed(seeds{open: s.fair, clusters: s.fair})
@@ -380,7 +380,7 @@ func (r *rig) told() <-chan ended {
 	return told
 }
 
-// change is from a change in OCP to the event that tells of it.
+// change measures the time from a change in OCP to the event that reports it.
 func change(t *testing.T, s size, all *table) {
 	r := newRig(t)
 	ids := r.seed(seeds{open: 100, clusters: 10})

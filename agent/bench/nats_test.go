@@ -21,8 +21,8 @@ import (
 	"github.com/obwarden/obwarden/agent/agenttest"
 )
 
-// natsConfig is what deploy/nats configures, as far as it costs anything: every
-// message is flushed, and where there is a cluster all copies of it are.
+// natsConfig is the configuration of deploy/nats as far as it costs anything: every message is flushed, in all its
+// copies if there is a cluster.
 type natsConfig struct {
 	Name, Listen, Dir string
 	Cluster           string // where the others connect; empty: there are none

@@ -16,15 +16,15 @@ import (
 )
 
 const (
-	// scaleShare of a core is what each agent may use: little enough that agents are
-	// what limits, also where the NATS servers have what is left of two cores.
+	// scaleShare is the share of a core that each agent may use. It is so small that the agents are the bottleneck, even
+	// if the NATS servers have only the rest of two cores.
 	scaleShare = 0.1
-	// scaleClusters are so many that no operation of a run waits for another.
+	// scaleClusters is the number of clusters, so large that no operation of a run waits for another.
 	scaleClusters = 600
 )
 
-// scaleout is what three agents get done on a NATS cluster of three, beside one agent
-// on the same cluster: each held to the same share of a core.
+// scaleout compares three agents on a NATS cluster of three servers with one agent on the same cluster. Each agent is
+// limited to the same share of a core.
 func scaleout(t *testing.T, s size, all *table) {
 	nodes, urls, js := startNATS(t, 3)
 	r := &rig{t: t, ocp: newOCP(t, servers), url: urls, js: js}
@@ -80,8 +80,7 @@ func scaleout(t *testing.T, s size, all *table) {
 	}
 }
 
-// awaitTakers waits until n agents have asked NATS for requests: else the first of them
-// takes what is there for all.
+// awaitTakers waits until n agents have asked NATS for requests. Otherwise the first of them would take all requests.
 func (r *rig) awaitTakers(n int) {
 	r.t.Helper()
 	eventually(r.t, "agents take requests", 10*time.Millisecond, func() error { // NATS tells nobody
@@ -96,8 +95,8 @@ func (r *rig) awaitTakers(n int) {
 	})
 }
 
-// hold keeps the process to a share of a core, by a control group of its own of either
-// version. It needs the rights to make one.
+// hold limits the process to a share of a core by a control group of its own, of version 1 or 2. It needs the right to
+// create one.
 func (p *process) hold(share float64) error {
 	const period = 50 * time.Millisecond
 	quota := strconv.FormatInt((time.Duration(share * float64(period))).Microseconds(), 10)

@@ -16,12 +16,12 @@ import (
 	"github.com/obwarden/obwarden/events"
 )
 
-// seeds are what an agent that is gone has left behind.
+// seeds are the numbers of requests and events that an earlier agent has left behind.
 type seeds struct {
 	ended    int // events of operations that have ended
 	open     int // operations whose task OCP runs
 	waiting  int // operations that wait for a slot
-	clusters int // over which these are spread
+	clusters int // over which the operations are spread
 }
 
 // seedDir fills the data directory of an agent's own NATS server. It does not flush:
@@ -122,7 +122,7 @@ func (r *rig) seedRequests(n seeds) (begun []events.Operation) {
 	return begun
 }
 
-// seedEnded publishes so many events of operations that have ended, four of each.
+// seedEnded publishes n events of operations that have ended, four for each operation.
 func (r *rig) seedEnded(n int) {
 	var msgs []*nats.Msg
 	for i := range n {
@@ -153,7 +153,7 @@ func operationOf(received events.Received, sequence uint64, at time.Time) events
 	}
 }
 
-// taskOf is as the agent would have seen it: its first subtask runs.
+// taskOf is a task as the agent would have seen it, with its first subtask running.
 func taskOf(id int64, at time.Time) *events.Task {
 	task := &events.Task{ID: id, Name: "Restart OB server", Status: "RUNNING", Operation: "EXECUTE", StartedAt: at.UTC(), MovedAt: at.UTC()}
 	for i := range int64(subtasks) {

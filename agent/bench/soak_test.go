@@ -29,26 +29,25 @@ var (
 )
 
 const (
-	// soakGeneration is how many requests one simulated OCP sees: it forgets nothing.
+	// soakGeneration is how many requests one simulated OCP gets before it is replaced, because it forgets nothing.
 	soakGeneration = 5_000
 	soakOpen       = 2_000 // requests in the queue, at most
 	soakClusters   = 240   // each has one operation a second at most
-	// mayGrow is the growth over the whole run, as the part behind the warm-up tells it
-	// by linear regression, that counts as flat: of the mean.
+	// mayGrow is the growth over the whole run, as a share of the mean, that still counts as flat. It is found by linear
+	// regression over the part after the warm-up.
 	mayGrow = 0.10
 	// leastResting is how many generations it takes to tell growth from warming up.
 	leastResting = 8
 )
 
-// soakPolicy never holds anything back either, but has a budget to count for: what is
-// remembered of each cluster for it is as much as it will be after a minute.
+// soakPolicy holds nothing back either, but it has a budget, so that the record of each cluster has reached its full
+// size after a minute.
 func soakPolicy() string {
 	return strings.Replace(agenttest.LaxPolicy, "budget: {operations: 0, window: 1h}", "budget: {operations: 100, window: 1m}", 1)
 }
 
-// TestSoak runs operations against an OCP with faults, and sees that memory and
-// goroutines stay as they are. NATS is a process of its own, so that the agent's memory
-// is told apart from that of the journal, which grows until it is as old as its retention.
+// TestSoak runs operations against an OCP with faults, and checks that memory and goroutines do not grow. NATS is a
+// process of its own, because the memory for the journal does grow until the journal is as old as its retention.
 func TestSoak(t *testing.T) {
 	if *flagSoak == 0 {
 		t.Skip("run it with make soak")
@@ -185,8 +184,8 @@ func (s *soak) checkGrowth() {
 	}
 }
 
-// soakRequest is the nth request, and what becomes of it: what is not carried out, or
-// asked for again, must leave nothing behind either.
+// soakRequest is the nth request, and its expected result. Requests that are rejected or repeated are among them,
+// because they must leave nothing behind either.
 func soakRequest(n int) (*nats.Msg, string) {
 	cluster := int64(1 + n%soakClusters)
 	server := (cluster-1)*6 + int64(1+n/soakClusters%6)
@@ -224,8 +223,8 @@ func (s *swapped) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.now.Load().Handler().ServeHTTP(w, r)
 }
 
-// swap replaces it by one in which all goes wrong now and then, but for tasks: one that
-// fails leaves its server as it is, and what is asked of that waits for a person.
+// swap replaces the simulated OCP by a new one in which everything goes wrong now and then, except tasks: a failed task
+// leaves its server between two states, and later operations on the server would wait for a person.
 func (s *swapped) swap(t *testing.T, seed int) []ocpsim.User {
 	t.Helper()
 	topology, err := ocpsim.Grid(soakClusters, 3, 2)
@@ -256,7 +255,7 @@ func (s *swapped) swap(t *testing.T, seed int) []ocpsim.User {
 	return users
 }
 
-// sample is what is held at one moment: the agent's heap once its garbage is collected.
+// sample is the memory and the goroutines in use at one moment. The heap is measured after a garbage collection.
 type sample struct {
 	at                               time.Duration
 	heap, goroutines, resident, nats float64

@@ -35,7 +35,7 @@ var (
 )
 
 const (
-	patience = 3 * time.Minute // for what must happen once the faults have ceased
+	patience = 3 * time.Minute // how long things that must happen may take once the faults have ceased
 	slack    = 600 * time.Millisecond
 )
 
@@ -55,7 +55,7 @@ func TestPlansAreTheirSeeds(t *testing.T) {
 	}
 }
 
-// TestChaos lets everything go wrong for a while, then nothing, and judges what is left.
+// TestChaos lets everything go wrong for a while, then lets everything work, and judges the result.
 func TestChaos(t *testing.T) {
 	if *flagTime == 0 {
 		t.Skip("run it with -chaos.time, or make chaos")
@@ -90,14 +90,14 @@ func TestChaos(t *testing.T) {
 	}
 }
 
-// arena is where it happens.
+// arena is the programs of a run, the load on them and what is known about them so far.
 type arena struct {
 	t    *testing.T
 	seed uint64
 	ops  int
 	dir  string
 
-	version  string // of what is built; empty where there is no git
+	version  string // of this tree; empty if there is no git
 	shape    ocpsim.Shape
 	speed    float64
 	clusters []ocpsim.ClusterConfig
@@ -113,18 +113,18 @@ type arena struct {
 
 	mu        sync.Mutex
 	holds     map[string]int    // operation → agent, by the agents' logs
-	moving    map[string]string // operation → state, of those that an agent works on
+	moving    map[string]string // operation → state, of the operations that an agent works on
 	struck    []strike
 	counts    map[string]int // faults by name
 	pauses    []span
 	shutdowns []time.Duration
-	read      uint64 // sequence of the journal up to which the load knows it
+	read      uint64 // the journal's last sequence that the load knows
 	natsUp    []time.Duration
 	posts     []post // of OCP's log, up to entry harvested
 	harvested int64
 }
 
-// strike is a fault of a process that has happened, with the operations that it held up.
+// strike is a fault of a process that has happened, with the operations that it delayed.
 type strike struct {
 	name     string
 	from, to time.Time
@@ -154,7 +154,7 @@ func newArena(t *testing.T, seed uint64, ops int) *arena {
 	return a
 }
 
-// start brings up everything, without faults.
+// start starts all programs, without faults.
 func (a *arena) start() {
 	api := ocpsim.APIV3
 	if a.shape == ocpsim.ShapeV43 {
@@ -225,7 +225,7 @@ func (a *arena) await(what string, atMost time.Duration, do func(context.Context
 	return err == nil
 }
 
-// sawLog learns from an agent's log which operations it holds: one line an event.
+// sawLog learns from an agent's log, which has one line for each event, which operations the agent holds.
 func (a *arena) sawLog(agent int, line []byte) {
 	var entry struct {
 		Operation string `json:"operation_id"`
@@ -247,7 +247,7 @@ func (a *arena) sawLog(agent int, line []byte) {
 // follow tells the load what the journal says.
 func (a *arena) follow(ctx context.Context) {
 	for ctx.Err() == nil {
-		// An error is NATS being away: the journal is read on from where it was.
+		// An error means that NATS is away. The journal is read on from the last event that was read.
 		_ = a.readJournal(ctx, a.read+1, 0, func(e event) {
 			a.read = e.sequence
 			a.load.saw(e)
@@ -301,7 +301,7 @@ func (a *arena) attack(lasts time.Duration) {
 	a.load.run(loading)
 	cancel()
 	rest, cancel := context.WithTimeout(ctx, duplicateSpan+10*time.Second)
-	_ = agenttest.Poll(rest, 100*time.Millisecond, func() error { // a rest is seen to by calm
+	_ = agenttest.Poll(rest, 100*time.Millisecond, func() error { // calm waits for the rest
 		if pending, _ := a.load.rest(); pending > 0 {
 			return fmt.Errorf("%d messages to be published", pending)
 		}
@@ -322,7 +322,7 @@ func (a *arena) count(name string) {
 	a.counts[name]++
 }
 
-// setOCP puts faults in the place of those before, whose strikes it counts.
+// setOCP replaces the faults of OCP, and counts how often the former ones have struck.
 func (a *arena) setOCP(faults []ocpsim.Fault) {
 	for _, f := range a.sim.Faults() {
 		if f.Struck > 0 {
@@ -339,7 +339,7 @@ func (a *arena) setOCP(faults []ocpsim.Fault) {
 	}
 }
 
-// strike does one thing to a process, to its end.
+// strike carries out one fault of a process, to its end.
 func (a *arena) strike(f processFault) {
 	p := a.nats
 	if f.target < agents {

@@ -11,8 +11,7 @@ import (
 	"time"
 )
 
-// history is all that a run leaves behind: the journal, OCP's log, and what the
-// publishers know that they asked for.
+// history is everything that a run leaves behind: the journal, OCP's log, and what the publishers have asked for.
 type history struct {
 	events   []event         // the whole journal, in its order
 	requests []request       // acknowledged by JetStream, duplicates included
@@ -21,12 +20,12 @@ type history struct {
 	cancels  map[string]int  // orders to cancel, by operation
 	posts    []post          // that OCP received: operations on servers, and retries of tasks
 	tasks    map[int64]task  // of OCP
-	mended   []mending       // servers set right by hand
-	pauses   []span          // in which an agent's process stood still
+	mended   []mending       // servers that were repaired by hand
+	pauses   []span          // times in which an agent's process was stopped
 	open     []string        // what is left in the request stream when everything should have ended
-	slots    []slot          // in the records of clusters then, in force or not
+	slots    []slot          // in the records of clusters then, still held or not
 	panics   []string        // of agents
-	late     time.Duration   // after its intent no call is still under way, unless its agent was paused
+	late     time.Duration   // a call this long after its intent must come from an agent that was paused
 }
 
 // event is one message of the journal.
@@ -72,8 +71,8 @@ type document struct {
 type request struct {
 	sequence uint64
 	key      string
-	words    string // its reason: of two requests with one key the first that an agent took has the operation
-	refused  bool   // it is invalid: it must end rejected, on its own
+	words    string // its reason; of two requests with one key, the operation belongs to the one that an agent took first
+	refused  bool   // it is invalid and must end as rejected, in an operation of its own
 }
 
 // post is a call as OCP logged it.
@@ -130,7 +129,7 @@ type violation struct{ rule, operation, what string }
 
 func (v violation) String() string { return v.rule + " " + v.operation + ": " + v.what }
 
-// The rules. README's guarantees, turned round.
+// The rules: the guarantees of agent/README.md, turned round.
 const (
 	twoEffects      = "two-effects"       // two tasks in OCP for one operation: the worst
 	postAfterEffect = "post-after-effect" // a call although an earlier one of the operation had started a task
@@ -156,9 +155,9 @@ func ruleNames() []string {
 		slotLeft, wrongOutcome, wrongTask, unwantedEffect, unorderedEnd, twoInCluster, retryTwice, panicked}
 }
 
-// verdict is what the checker found. The exceptions are those that the README tells
-// of: calls of an agent that was stopped between its last look at the clock and
-// the call, and went on when others had taken its operation for lost.
+// verdict is what the checker found. Exceptions are violations that agent/README.md excludes from the guarantees: calls
+// of an agent whose process was stopped between its last look at the clock and the call, and went on when another agent
+// had taken over the operation.
 type verdict struct {
 	violations []violation
 	exceptions []violation
@@ -174,10 +173,10 @@ func (v verdict) count(rule string) int {
 	return n
 }
 
-// maxExamples of one kind are shown, so that one cannot hide the others.
+// maxExamples is how many violations of one rule are shown, so that one rule cannot hide the others.
 const maxExamples = 10
 
-// describeViolations groups them by rule, those that were not broken included.
+// describeViolations groups violations by rule, and also names the rules that were not broken.
 func describeViolations(all []violation) string {
 	var b strings.Builder
 	byRule := map[string][]violation{}
@@ -301,7 +300,7 @@ func (c *checker) checkNumbers(l life) {
 	}
 }
 
-// checkPosts holds every call to its intent and to those before it.
+// checkPosts compares every call with its intent and with the calls before it.
 func (c *checker) checkPosts(l life) {
 	used := map[int]int{} // calls by attempt
 	var effect *post
@@ -354,8 +353,8 @@ func endedBefore(l life, at time.Time) (event, bool) {
 	return event{}, false
 }
 
-// excused reports whether p comes too late after its intent for a living agent, and
-// right after a pause that began behind the intent.
+// excused reports whether p comes too late after its intent for an agent that runs, and right after a pause of an agent
+// that began after the intent.
 func (c *checker) excused(p post, intent event) bool {
 	if intent.N == 0 || p.at.Sub(intent.stored) <= c.late {
 		return false
@@ -373,7 +372,7 @@ func (c *checker) sayUnless(excused bool, rule, operation, format string, args .
 	c.say(rule, operation, format, args...)
 }
 
-// checkFinality lets nothing follow an end but duplicates and, after an order, a retry.
+// checkFinality allows nothing after an end except duplicates and, after an order, a retry.
 func (c *checker) checkFinality(l life) {
 	var end *event
 	reopened := 0
@@ -443,7 +442,7 @@ func (c *checker) checkRetries(l life) {
 	}
 }
 
-// checkRequests holds the publishers' acknowledgements against the journal.
+// checkRequests compares the publishers' acknowledgements with the journal.
 func (c *checker) checkRequests() {
 	rejected := map[uint64]bool{}
 	for _, l := range c.byID {

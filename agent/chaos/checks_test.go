@@ -61,7 +61,7 @@ func (p *past) event(key, token string, change ...func(*document)) {
 	p.events = append(p.events, event{sequence: uint64(len(p.events) + 1), stored: p.tick(), token: token, document: d})
 }
 
-// post is a call of key's latest attempt; task 0: without effect.
+// post is a call of key's operation that starts a task; task 0: a call without effect.
 func (p *past) post(key string, attempt int, id int64) {
 	p.posts = append(p.posts, post{at: p.tick(), kind: "stop", cluster: 1, server: 7, operation: operationOf(key),
 		request: fmt.Sprintf("%s.%d", operationOf(key), attempt), task: id})
@@ -106,8 +106,7 @@ func (p *past) asked(key, kind, end, code string) {
 	p.event(key, end, because(code))
 }
 
-// TestCheckerFindsPlantedViolations is the checker's own check: each history breaks
-// one rule, and says which.
+// TestCheckerFindsPlantedViolations checks the checker. Each history names the rules that it breaks.
 func TestCheckerFindsPlantedViolations(t *testing.T) {
 	t.Parallel()
 	k := "k"

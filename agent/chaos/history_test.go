@@ -19,7 +19,7 @@ import (
 	"github.com/obwarden/obwarden/events"
 )
 
-// history reads what is left, and ends the agents.
+// history collects everything that the run has left behind, and ends the agents.
 func (a *arena) history() history {
 	h := history{tasks: map[int64]task{}, late: callTimeout + maxOCPHold + slack}
 	a.await("requests that are left", patience, func(ctx context.Context) error { return a.readLeft(ctx, &h) })
@@ -97,7 +97,7 @@ func (a *arena) readLeft(ctx context.Context, h *history) error {
 
 var errJournalGap = errors.New("the journal has a gap")
 
-// readJournal reads from one sequence to another, or for ever where that is 0.
+// readJournal reads the journal from one sequence to another, or for ever if that is 0.
 func (a *arena) readJournal(ctx context.Context, from, to uint64, saw func(event)) error {
 	try, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
@@ -135,11 +135,11 @@ func (a *arena) readJournal(ctx context.Context, from, to uint64, saw func(event
 	return nil
 }
 
-// harvestEvery is far more often than the log forgets.
+// harvestEvery is short enough for no entry to be forgotten in between.
 const harvestEvery = 20 * time.Second
 
-// harvest takes the calls that change something out of OCP's log, which does not keep
-// all, up to a moment by which what became of them is in it.
+// harvest copies the calls that change something from OCP's log, which forgets old entries. It stops at a moment that
+// is long enough ago for the log to know what became of the calls.
 func (a *arena) harvest(until time.Time) {
 	kinds := map[ocpsim.Endpoint]string{ocpsim.ServerStop: "stop", ocpsim.ServerStart: "start", ocpsim.ServerRestart: "restart", ocpsim.TaskRetry: "retry"}
 	for _, e := range a.sim.Log() {

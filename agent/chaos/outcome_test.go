@@ -44,7 +44,7 @@ func (o outcome) wrong(why string) {
 		o.last.State, o.last.Reason.Code, why, o.followed, o.status(), o.effects, describeLife(o.life))
 }
 
-// checkNothingDone wants no task, and of what was rejected or a dry run no call either.
+// checkNothingDone allows no task, and for a rejected operation or a dry run no call either.
 func (o outcome) checkNothingDone() {
 	mayCall := o.last.State != "rejected" && !o.last.Request.DryRun
 	if len(o.effects) > 0 || !mayCall && len(o.life.posts) > 0 {
@@ -116,7 +116,7 @@ func (l life) span() span {
 // mayBe reports whether a server may have been stopped, or running, at some moment
 // of s, by what OCP did to it: a task changes its state somewhere between its
 // beginning and its end, and a state lasts until something else has certainly changed it.
-// What a failed task leaves behind is no such state.
+// A server that a failed task has left between two states counts as neither.
 func (c *checker) mayBe(server int64, stopped bool, s span) bool {
 	type change struct {
 		span

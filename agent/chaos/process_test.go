@@ -83,7 +83,7 @@ func (p *process) runOnce() {
 	agenttest.DieWithTest(cmd)
 	stderr, err := cmd.StderrPipe()
 	if err == nil {
-		_, err = cmd.StdinPipe() // its end tells NATS that this test is gone
+		_, err = cmd.StdinPipe() // NATS sees its end when this test is gone
 	}
 	if err == nil {
 		err = cmd.Start()
@@ -103,7 +103,7 @@ func (p *process) runOnce() {
 	lines := bufio.NewScanner(stderr)
 	lines.Buffer(make([]byte, 64<<10), 8<<20)
 	for lines.Scan() {
-		_, _ = p.log.Write(append(lines.Bytes(), '\n')) // for people; the verdict does not need it
+		_, _ = p.log.Write(append(lines.Bytes(), '\n')) // for people only
 		p.saw(lines.Text())
 		if p.line != nil {
 			p.line(lines.Bytes())
@@ -123,7 +123,7 @@ func (p *process) runOnce() {
 	}
 }
 
-// reasonOf shortens a log line to what is the same in all of its kind.
+// reasonOf shortens a log line to the part that is the same in all lines of its kind.
 func reasonOf(line string) string {
 	var fields struct {
 		Msg   string `json:"msg"`
@@ -145,8 +145,8 @@ func (p *process) saw(line string) {
 	}
 }
 
-// signal fells the process or makes it stand still. SIGKILL and SIGTERM keep it down
-// for a while; it returns how long the process took to end.
+// signal sends a signal. After SIGKILL and SIGTERM the process stays down for a while, and signal returns how long it
+// took to end.
 func (p *process) signal(s syscall.Signal, down time.Duration) time.Duration {
 	p.mu.Lock()
 	cmd, exited := p.cmd, p.exited
@@ -169,13 +169,13 @@ func (p *process) signal(s syscall.Signal, down time.Duration) time.Duration {
 	select {
 	case <-exited:
 	case <-time.After(shutdownPatience):
-		_ = cmd.Process.Kill() // it had its time; how long is in the report
+		_ = cmd.Process.Kill() // it took too long, which the report shows
 		<-exited
 	}
 	return time.Since(began)
 }
 
-// shutdownPatience is how long a process may take to end when it is told to.
+// shutdownPatience is how long a process may take to end after SIGTERM.
 const shutdownPatience = 15 * time.Second
 
 // running reports whether it is up.

@@ -28,14 +28,13 @@ const (
 	bandwidth netKind = "bandwidth"
 	slowClose netKind = "slow_close" // the end of a connection comes late
 	hold      netKind = "hold"       // bytes arrive when the fault has ended, as TCP sends them again
-	drop      netKind = "drop"       // bytes are gone, the connection breaks when the fault has ended
-	refuse    netKind = "refuse"     // no connection, those that were are reset
-	reset     netKind = "reset"      // those that were are reset, at once
+	drop      netKind = "drop"       // bytes are lost, and the connection breaks when the fault has ended
+	refuse    netKind = "refuse"     // no new connections, and the existing ones are reset
+	reset     netKind = "reset"      // the existing connections are reset at once
 )
 
-// proxy stands between one agent and NATS or OCP. It is not toxiproxy: the version
-// to be had (2.5.0) brings seven modules, cannot reset a connection that is there, and
-// locks up where a connection breaks while a fault is taken away.
+// proxy stands between one agent and NATS or OCP. Toxiproxy (2.5.0) is no alternative: it brings seven modules, cannot
+// reset an existing connection, and hangs if a connection breaks while a fault is removed.
 type proxy struct {
 	address, upstream string
 	mu                sync.Mutex
@@ -56,7 +55,7 @@ func newProxy(t *testing.T, upstream string) *proxy {
 	return p
 }
 
-// set puts f in the place of the fault before.
+// set replaces the fault.
 func (p *proxy) set(f netFault) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -80,7 +79,7 @@ func (p *proxy) set(f netFault) {
 	}
 }
 
-// listen tries for a while: a port may take a moment to be free again.
+// listen tries for a while, because a port may take a moment to be free again.
 func listen(address string) net.Listener {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
@@ -132,7 +131,7 @@ func (p *proxy) carry(client *net.TCPConn) {
 	p.mu.Unlock()
 }
 
-// pump carries one direction to its end, which it passes on.
+// pump carries one direction of a connection, including its end.
 func (p *proxy) pump(to, from *net.TCPConn, up bool) {
 	piece := make([]byte, 32<<10)
 	for {

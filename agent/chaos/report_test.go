@@ -38,7 +38,7 @@ func (a *arena) report(h history, v verdict) string {
 	return out.String()
 }
 
-// reportOperations counts what was asked for, what went wrong meanwhile and what came of it.
+// reportOperations counts requests, faults and outcomes.
 func (a *arena) reportOperations(out *lines, h history) {
 	lives := h.lives()
 	ended, codes := map[string]int{}, map[string]int{}
@@ -96,7 +96,7 @@ func (a *arena) reportFaults(out *lines) {
 	}
 }
 
-// resolutions tells from an operation's events what became of calls without an answer.
+// resolutions counts, by an operation's events, what became of calls without an answer.
 func resolutions(l life, resolved map[string]int) {
 	e := l.last()
 	for _, w := range e.Warnings {
@@ -120,8 +120,8 @@ func resolutions(l life, resolved map[string]int) {
 	}
 }
 
-// reportRecovery says how long operations stood still after a fault of a process: from
-// its end to the next event, 0 where another agent went on before that.
+// reportRecovery says how long operations made no progress after a fault of a process: the time from its end to the
+// next event, or 0 if another agent had gone on before that.
 func (a *arena) reportRecovery(out *lines, h history) {
 	stored := map[string][]time.Time{}
 	for _, e := range h.events {
