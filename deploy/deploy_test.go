@@ -1,5 +1,4 @@
-// Package deploy holds the examples of how to run obwarden, and tests that they
-// do what they say.
+// Package deploy contains examples of how to run obwarden, and tests that they do what they say.
 package deploy
 
 import (
@@ -27,7 +26,7 @@ import (
 	"github.com/obwarden/obwarden/metrics"
 )
 
-// patience is for what must happen; it is never waited out.
+// patience is how long a test waits for something that must happen. No test waits it out.
 const patience = time.Minute
 
 // options reads a configuration as nats-server would.
@@ -92,7 +91,7 @@ func connect(t *testing.T, url, name string) user {
 	return u
 }
 
-// mustNotPublish publishes and wants the server to say no.
+// mustNotPublish publishes and expects the server to refuse it.
 func (u user) mustNotPublish(subject string) {
 	u.t.Helper()
 	if err := u.nc.Publish(subject, []byte("{}")); err != nil {
@@ -109,8 +108,7 @@ func (u user) mustNotSubscribe(subject string) {
 	u.mustBeRefused("subscribe to " + subject)
 }
 
-// mustBeRefused relies on the order of the server's words: a refusal comes before
-// the answer to a later ping.
+// mustBeRefused relies on the order of the server's messages: a refusal comes before the answer to a later ping.
 func (u user) mustBeRefused(what string) {
 	u.t.Helper()
 	if err := u.nc.FlushTimeout(patience); err != nil {
@@ -126,7 +124,7 @@ func (u user) mustBeRefused(what string) {
 	}
 }
 
-// mustHaveBeenAllowed fails if anything was refused since.
+// mustHaveBeenAllowed fails the test if the server has refused anything since the last check.
 func (u user) mustHaveBeenAllowed() {
 	u.t.Helper()
 	if err := u.nc.FlushTimeout(patience); err != nil {
@@ -148,8 +146,7 @@ func (u user) openStreams() events.Streams {
 	return streams
 }
 
-// openStreamsOfCluster asks until there is an answer: servers that have not elected
-// their leader yet give none.
+// openStreamsOfCluster asks until there is an answer: servers without an elected leader give none.
 func (u user) openStreamsOfCluster() events.Streams {
 	u.t.Helper()
 	for began := time.Now(); ; {
@@ -313,8 +310,7 @@ func TestAgent(t *testing.T) {
 	agent.mustNotPublish("$JS.API.CONSUMER.DELETE." + events.RequestStream + "." + events.Consumer)
 }
 
-// What the agent really does, from a request to the end of its operation, with
-// the permissions that it has.
+// A real agent carries out an operation, from the request to the end, with the permissions that it has.
 func TestOperation(t *testing.T) {
 	url := natsServer(t)
 	const speed = 1000 // a stop of a minute takes less than 100 ms
@@ -390,7 +386,7 @@ func TestRequester(t *testing.T) {
 	for _, forbidden := range []string{
 		events.TargetRequestSubject(events.Stop, 2, 1),
 		events.TargetRequestSubject(events.Restart, 11, 1),
-		events.RequestSubject(events.Stop), // the target in the body: any
+		events.RequestSubject(events.Stop), // the target is in the body, so it can be any
 		subject(accepted(1)),
 		"$KV.OB_CLUSTERS.1",
 		"$JS.API.STREAM.DELETE." + events.OperationStream,
@@ -443,8 +439,7 @@ func TestOperator(t *testing.T) {
 	}
 }
 
-// An answer can be sent to any subject, whatever the user may publish on: it must
-// stay in the user's own account.
+// An answer can be sent to any subject, whatever the user may publish on, so it must stay in the user's own account.
 func TestAnswersStayWithWhoAsked(t *testing.T) {
 	url := natsServer(t)
 	agent, requester, reader := connect(t, url, "agent"), connect(t, url, "requester"), connect(t, url, "reader")
@@ -462,7 +457,7 @@ func TestAnswersStayWithWhoAsked(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// Behind the stray answers comes one that is waited for.
+	// The answer that is waited for comes after the stray ones.
 	if _, err := (events.Request{ClusterID: 1, ServerID: 2}).Publish(t.Context(), requester.js, events.Stop, "cli"); err != nil {
 		t.Fatal(err)
 	}

@@ -21,8 +21,8 @@ import (
 
 const webhookToken = "tokenOfWebhook"
 
-// oceanbaseRules stand for the database's own alerts, which policy/example.yaml and
-// alertmanager/alertmanager.yml are made for.
+// oceanbaseRules stand for the database's own alerts, for which policy/example.yaml and alertmanager/alertmanager.yml
+// are made.
 const oceanbaseRules = `groups:
   - name: oceanbase
     rules:
@@ -43,13 +43,13 @@ type sickServer struct {
 
 const sickCluster = "obdemo8"
 
-// labels are those of its alert.
+// labels are the labels of the server's alert.
 func (s *sickServer) labels() map[string]string {
 	return map[string]string{"alertname": "OceanBaseServerDown", "severity": "critical", "ob_cluster_name": sickCluster, "svr_ip": s.ip}
 }
 
-// exporter serves what OceanBase's own agent for Prometheus would of the server that
-// fails, and returns its address.
+// exporter serves the metrics that OceanBase's own agent would serve about the server that fails, and returns its
+// address.
 func (w *world) exporter() string {
 	w.t.Helper()
 	var state ocpsim.State
@@ -157,7 +157,7 @@ func (w *world) alertRestarts(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.failServer(t)
-	a := w.untilAlert(t, "suppressed", w.sick.labels()) // there, and silenced since
+	a := w.untilAlert(t, "suppressed", w.sick.labels()) // it is there and has been silenced
 	if len(a.Receivers) != 2 || a.Receivers[0].Name != "obwarden" || a.Receivers[1].Name != "on-call" {
 		t.Errorf("the alert goes to %v, want obwarden and on-call", a.Receivers)
 	}
@@ -196,7 +196,7 @@ func (w *world) alertRestarts(t *testing.T) {
 	w.untilFound(t, `obwarden_cluster_operations_total{cluster="8",outcome="succeeded"} == 1`)
 }
 
-// repeatsDoNothing keeps the alert firing: the database is slow to say that it is back.
+// repeatsDoNothing keeps the alert firing, as if the database were slow to report that the server is back.
 func (w *world) repeatsDoNothing(t *testing.T) {
 	w.processes["agent"].Stop()
 	w.startAgent()

@@ -16,7 +16,7 @@ import (
 	"time"
 )
 
-// answer is what Prometheus' API says to a query.
+// answer is what Prometheus' API answers to a query.
 type answer struct {
 	Data struct {
 		Result []struct {
@@ -27,7 +27,7 @@ type answer struct {
 	}
 }
 
-// finds reports whether there is a number in it.
+// finds reports whether the answer contains a number.
 func (a answer) finds() bool {
 	for _, r := range a.Data.Result {
 		for _, v := range append(r.Values, r.Value) {
@@ -40,7 +40,7 @@ func (a answer) finds() bool {
 	return false
 }
 
-// query asks for the last minute.
+// query asks for the values of the last minute.
 func (w *world) query(expr string) (a answer, err error) {
 	now := time.Now().Unix()
 	form := url.Values{"query": {expr}, "start": {fmt.Sprint(now - 60)}, "end": {fmt.Sprint(now)}, "step": {"1"}}
@@ -62,7 +62,7 @@ func (w *world) untilFound(t *testing.T, expr string) {
 	})
 }
 
-// board is what is looked at of a dashboard.
+// board is the part of a dashboard that is tested.
 type board struct {
 	UID         string
 	Title       string
@@ -70,7 +70,7 @@ type board struct {
 	Panels      []struct {
 		Title, Type string
 		GridPos     struct{ H, W, X, Y int }
-		FieldConfig json.RawMessage // for who draws it
+		FieldConfig json.RawMessage // for the command that draws panels
 		Targets     []struct {
 			Expr, LegendFormat string
 			Answer             answer
@@ -101,7 +101,7 @@ func boards(t *testing.T) (all []board) {
 	return all
 }
 
-// filledIn puts in what Grafana would for its variables.
+// filledIn replaces variables as Grafana would.
 func filledIn(expr string) string {
 	expr = strings.NewReplacer("$__rate_interval", "10s", "$__range", "5m", "$window", "5m").Replace(expr)
 	return regexp.MustCompile(`\$[a-z_]+`).ReplaceAllString(expr, ".*")

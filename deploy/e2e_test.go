@@ -52,8 +52,8 @@ func serveNATS(config string) error {
 	return nil
 }
 
-// TestEndToEnd tries the files of this directory and the dashboards with the programs
-// that they are for. Each step relies on those before it.
+// TestEndToEnd tries the files of this directory and the dashboards with the programs for which they are made. Each
+// step relies on the steps before it.
 func TestEndToEnd(t *testing.T) {
 	if !*endToEnd {
 		t.Skip("run it with make e2e")
@@ -65,21 +65,21 @@ func TestEndToEnd(t *testing.T) {
 		hold func(*world, *testing.T)
 	}{
 		{"a server that fails is restarted, with its alerts silenced", (*world).alertRestarts},
-		{"another agent ends the silences, and an alert that is told again restarts nothing", (*world).repeatsDoNothing},
-		{"an alert that is resolved is over, and the next one waits for its turn", (*world).resolvedIsOver},
-		{"what still waits is cancelled when its alert is resolved", (*world).resolvedCancels},
+		{"another agent ends the silences, and a repeated alert restarts nothing", (*world).repeatsDoNothing},
+		{"a resolved alert ends its incident, and the next alert's operation waits for the cool-down", (*world).resolvedIsOver},
+		{"an operation that waits is cancelled when its alert is resolved", (*world).resolvedCancels},
 		{"a failed operation becomes an alert that reaches Alertmanager", (*world).failureAlerts},
-		{"a task that stands still becomes one too", (*world).stallAlerts},
-		{"a budget that is nearly used becomes one too", (*world).budgetAlerts},
-		{"a faulty policy is told of and has no effect, and the next one has", (*world).policyReloads},
-		{"a pause holds operations back and is told of", (*world).pauseHolds},
+		{"so does a task without progress", (*world).stallAlerts},
+		{"so does a budget that is nearly used", (*world).budgetAlerts},
+		{"a faulty policy raises an alert and has no effect, and a valid one has", (*world).policyReloads},
+		{"a pause holds operations back and raises an alert", (*world).pauseHolds},
 		{"every query of the dashboards finds something", (*world).dashboardsShow},
-		{"what was paused goes on when it is resumed", (*world).resumeLetsGo},
+		{"a paused operation goes on when it is resumed", (*world).resumeLetsGo},
 		{"every rule is evaluated, and every recording rule has a value", (*world).rulesWork},
 		{"an exemplar leads to its operation", (*world).exemplarsLead},
-		{"what scrapers store is bounded, and no time of creation is stored", (*world).seriesAreFew},
-		{"an agent that loses NATS is told of", (*world).lostNATSAlerts},
-		{"with no agent left there is one alert and not many", (*world).noAgentAlerts},
+		{"scrapers store a bounded number of series, and no times of creation", (*world).seriesAreFew},
+		{"an agent that loses NATS raises an alert", (*world).lostNATSAlerts},
+		{"when no agent is left, there is one alert and not many", (*world).noAgentAlerts},
 	} {
 		if !t.Run(step.must, func(t *testing.T) { step.hold(w, t) }) {
 			break
@@ -97,7 +97,7 @@ type fired struct {
 	}
 }
 
-// untilAlert waits for an alert with these labels, in a state that Alertmanager gives it.
+// untilAlert waits until Alertmanager has an alert with these labels in a state.
 func (w *world) untilAlert(t *testing.T, state string, labels map[string]string) (found fired) {
 	t.Helper()
 	until(t, fmt.Sprintf("alert %v", labels), func() string {
@@ -131,7 +131,7 @@ func (w *world) failureAlerts(t *testing.T) {
 	if got, want := a.Annotations["summary"], "A restart failed: SUBTASK_FAILED"; got != want {
 		t.Errorf("summary %q, want %q", got, want)
 	}
-	// What the alert's description tells to do shows the operation.
+	// The command in the alert's description shows the operation.
 	if out := w.obwarden(t, "reader", "list", "--state", "failed", "-o", "json"); !strings.Contains(out, `"SUBTASK_FAILED"`) {
 		t.Errorf("obwarden list: %s", out)
 	}
@@ -141,8 +141,7 @@ func (w *world) budgetAlerts(t *testing.T) {
 	w.untilAlert(t, "active", map[string]string{"alertname": "ObwardenBudgetNearlyUsed", "scope": "cluster"})
 }
 
-// policyReloads also sees that the counters of a rule that is new begin at 0: from
-// nothing no increase is seen.
+// policyReloads also checks that the counters of a new rule begin at 0: Prometheus sees no increase from nothing.
 func (w *world) policyReloads(t *testing.T) {
 	good, err := os.ReadFile(w.policy)
 	if err != nil {

@@ -22,7 +22,7 @@ import (
 	"github.com/obwarden/obwarden/events"
 )
 
-// world is everything, running.
+// world is all programs, running, and a load on them.
 type world struct {
 	t                                          *testing.T
 	dir                                        string
@@ -35,7 +35,7 @@ type world struct {
 	load                                       context.CancelFunc
 }
 
-// start brings all of it up, busy.
+// start starts all programs and the load.
 func (w *world) start() {
 	var err error
 	if w.binary, err = agenttest.Build(w.dir, nil); err != nil {
@@ -68,8 +68,8 @@ func (w *world) start() {
 			"127.0.0.1:9480", w.agent, `# (http_config:|  authorization:|    credentials_file:)`, "$1", "/etc/alertmanager", w.dir,
 			"group_wait: 10s", "group_wait: 1s", "interval: 1m", "interval: 1s"),
 		"--storage.path="+filepath.Join(w.dir, "alertmanager"), "--web.listen-address="+w.alertmanager, "--cluster.listen-address=")
-	// As deployed, but fifteen times as fast, and alerts do not wait; beside it stands
-	// what is the database's own.
+	// The configuration is the deployed one, but fifteen times as fast, and alerts fire at once. The database's own rules
+	// are added.
 	w.configure("prometheus/agents.yml", "127.0.0.1:9480", w.agent)
 	w.configure("prometheus/alertmanagers.yml", "127.0.0.1:9093", w.alertmanager)
 	w.configure("prometheus/rules.yml", `for: \d+[mh]`, "for: 0s")
@@ -87,7 +87,7 @@ func (w *world) start() {
 	w.keepBusy()
 }
 
-// lax is for the load, which leaves one cluster to the policy as it is.
+// lax are overrides for the clusters of the load. One cluster is left to the policy as it is.
 const lax = `overrides:
   - matchers: ['cluster_id=~"[1-7]"']
     max_concurrent: 20
@@ -101,7 +101,7 @@ const lax = `overrides:
     max_concurrent: 1
     budget: {operations: 5, window: 30s}`
 
-// startAgent runs the agent, the first time or anew.
+// startAgent runs the agent, for the first time or again.
 func (w *world) startAgent() {
 	w.t.Helper()
 	w.run("agent", []string{
@@ -138,7 +138,7 @@ func (w *world) write(file, content string) {
 	}
 }
 
-// configure copies a file with what must be different here; each pattern must be there.
+// configure copies a file with replacements, given as pairs of a pattern, which must match, and its replacement.
 func (w *world) configure(file string, replacements ...string) string {
 	w.t.Helper()
 	content, err := os.ReadFile(file)
@@ -187,8 +187,8 @@ func (w *world) reach(what string, try func() error) {
 	agenttest.Eventually(w.t, what+" answers", patience, 100*time.Millisecond, try)
 }
 
-// until asks again and again for what is still missing, and fails the test if that is not nothing before patience ends.
-// The programs tell nobody.
+// until polls until nothing is missing any more, and fails the test if that takes too long. The programs do not
+// announce their changes.
 func until(t *testing.T, what string, missing func() string) {
 	t.Helper()
 	agenttest.Eventually(t, what, patience, 100*time.Millisecond, func() error {
@@ -199,7 +199,7 @@ func until(t *testing.T, what string, missing func() string) {
 	})
 }
 
-// get reads JSON into what is not nil.
+// get reads JSON from a URL, unless into is nil.
 func get(url string, into any) error {
 	response, err := http.Get(url)
 	if err != nil {
@@ -219,7 +219,7 @@ func get(url string, into any) error {
 	return json.Unmarshal(body, into)
 }
 
-// keepBusy asks for operations of all kinds and fates until the load is ended.
+// keepBusy publishes requests of all kinds and with all outcomes until the load is ended.
 func (w *world) keepBusy() {
 	ctx, cancel := context.WithCancel(w.t.Context())
 	ended := make(chan struct{})
@@ -240,7 +240,7 @@ func (w *world) keepBusy() {
 			case 2:
 				ask(events.Restart, key("restart"), 2, 2)
 				ask(events.Restart, key("behind"), 2, 5) // waits
-			case 4: // fails; its server stays in between
+			case 4: // fails, and leaves its server between two states
 				ask(events.Restart, key("fails"), 4+round/12%2, 1+round/24%6)
 			case 6: // answer lost
 				ask(events.Stop, key("lost"), 6, 1+round/12%6)
@@ -261,7 +261,7 @@ func (w *world) keepBusy() {
 	}()
 }
 
-// ask makes a request about a server of a cluster, which are counted from 1 in each.
+// ask publishes a request about a server, by its number within its cluster.
 func (w *world) ask(ctx context.Context, kind events.Kind, key string, cluster, server int64) {
 	_, err := (events.Request{IdempotencyKey: key, ClusterID: cluster, ServerID: 6*(cluster-1) + server}).Publish(ctx, w.asker.js, kind, "cli")
 	if err != nil && ctx.Err() == nil {

@@ -19,7 +19,7 @@ import (
 	"github.com/obwarden/obwarden/metrics"
 )
 
-// rules is what is looked at of rules.yml.
+// rules is the part of rules.yml that is tested.
 type rules struct {
 	Groups []struct {
 		Name  string
@@ -83,7 +83,7 @@ func TestAlertmanagerTakesItsConfiguration(t *testing.T) {
 	tool(t, "amtool", "check-config", "alertmanager/alertmanager.yml")
 }
 
-// compose is what is looked at of compose.yaml.
+// compose is the part of compose.yaml that is tested.
 type compose struct {
 	Services map[string]struct {
 		Image   string
@@ -107,7 +107,7 @@ func readCompose(t *testing.T) (c compose) {
 	return c
 }
 
-// compose.yaml cannot be run here: what it names must at least be there.
+// compose.yaml cannot be run here, but the files that it names must exist.
 func TestComposeNamesWhatIsThere(t *testing.T) {
 	t.Parallel()
 	compose := readCompose(t)
@@ -195,7 +195,7 @@ func TestKubernetesNamesWhatIsThere(t *testing.T) {
 	if len(pod.Containers) != 1 || objects["Service/obwarden"].Kind == "" {
 		t.Fatalf("%d containers, want one and a service", len(pod.Containers))
 	}
-	files := map[string]bool{} // that a container sees
+	files := map[string]bool{} // files that a container sees
 	for _, mount := range pod.Containers[0].VolumeMounts {
 		for _, volume := range pod.Volumes {
 			if volume.Name != mount.Name {
@@ -225,7 +225,7 @@ func TestKubernetesNamesWhatIsThere(t *testing.T) {
 	}
 }
 
-// A variable that does not exist has no effect, and nothing but a line in the log says so.
+// A variable that does not exist has no effect, and only a line in the log says so.
 func TestExamplesSetVariablesThatExist(t *testing.T) {
 	t.Parallel()
 	readme, err := os.ReadFile("../README.md")
@@ -255,7 +255,7 @@ func TestExamplesSetVariablesThatExist(t *testing.T) {
 	}
 }
 
-// What systemctl reload does must not end the agent, whose SIGHUP reads the policy.
+// systemctl reload must make the agent read its policy, and not end it.
 func TestSystemdReloadsThePolicy(t *testing.T) {
 	t.Parallel()
 	unit, err := os.ReadFile("systemd/obwarden.service")
@@ -267,7 +267,7 @@ func TestSystemdReloadsThePolicy(t *testing.T) {
 	}
 }
 
-// The compose file wires alerts: Alertmanager's configuration as it is made there.
+// The compose file connects alerts with the agent: Alertmanager's configuration as it is made there is valid.
 func TestComposeSendsAlertsToTheAgent(t *testing.T) {
 	t.Parallel()
 	c := readCompose(t)
@@ -351,7 +351,7 @@ func TestEveryAlertTellsAPersonWhatToDo(t *testing.T) {
 	}
 }
 
-// Each alert has a moment at which it must fire, and one at which it must not.
+// For each alert there is a moment at which it must fire, and one at which it must not.
 func TestEveryRuleIsTested(t *testing.T) {
 	t.Parallel()
 	var file struct {

@@ -17,7 +17,7 @@ const (
 	maxLogEntries = 100_000 // older ones go: a simulator may run for weeks
 )
 
-// LogEntry is one request as received, and what became of it.
+// LogEntry is one request as it was received, and its result.
 type LogEntry struct {
 	Seq            int64     `json:"seq"`
 	Time           time.Time `json:"time"` // of OCP's clock
@@ -96,14 +96,14 @@ func (s *Sim) Posts(endpoints ...Endpoint) int {
 	return n
 }
 
-// State is everything the simulator knows, in the truth's own order.
+// State is everything that the simulator knows, in its real order.
 type State struct {
 	Now      time.Time      `json:"now"` // OCP's clock
 	Clusters []ClusterState `json:"clusters"`
 	Tasks    []Task         `json:"tasks"`
 }
 
-// ClusterState is a cluster as it stands.
+// ClusterState is the state of a cluster.
 type ClusterState struct {
 	ID     int64       `json:"id"`
 	Name   string      `json:"name"`
@@ -111,14 +111,14 @@ type ClusterState struct {
 	Zones  []ZoneState `json:"zones"`
 }
 
-// ZoneState is a zone as it stands.
+// ZoneState is the state of a zone.
 type ZoneState struct {
 	Name    string        `json:"name"`
 	Status  string        `json:"status"`
 	Servers []ServerState `json:"servers"`
 }
 
-// ServerState is a server as it stands.
+// ServerState is the state of a server.
 type ServerState struct {
 	ID          int64  `json:"id"`
 	IP          string `json:"ip"`
@@ -126,7 +126,7 @@ type ServerState struct {
 	InnerStatus string `json:"innerStatus"`
 }
 
-// Task is a task as it stands, its subtasks in the order in which they run.
+// Task is the state of a task, with its subtasks in the order in which they run.
 type Task struct {
 	ID           int64     `json:"id"`
 	Name         string    `json:"name"`
@@ -145,7 +145,7 @@ type Task struct {
 	Subtasks     []Subtask `json:"subtasks"`
 }
 
-// Subtask is a subtask as it stands.
+// Subtask is the state of a subtask.
 type Subtask struct {
 	ID         int64     `json:"id"`
 	Name       string    `json:"name"`
@@ -210,7 +210,8 @@ func (t *task) state() Task {
 	return state
 }
 
-// SetServer sets a server's statuses by hand, without any task; an empty one stays as it is. Its zone and cluster follow.
+// SetServer sets a server's statuses by hand, without any task; an empty one stays as it is. Its zone and cluster
+// follow.
 func (s *Sim) SetServer(clusterID, serverID int64, status, innerStatus string) error {
 	if err := (ServerConfig{ID: 1, IP: "::", Status: status, InnerStatus: innerStatus}).validate(); err != nil {
 		return fmt.Errorf("set server %d of cluster %d: %w", serverID, clusterID, err)

@@ -20,7 +20,7 @@ const (
 	codeNotAllowed       = 50002
 )
 
-// answer is what goes back, before anything goes wrong with it.
+// answer is the answer to a request, before a fault changes it.
 type answer struct {
 	status     int
 	data       any      // inside the envelope
@@ -104,7 +104,7 @@ func codeOfStatus(status int) int {
 	return codeUnexpected
 }
 
-// gatewayPage is what nginx says in OCP's stead.
+// gatewayPage is the page with which nginx answers in the place of OCP.
 func gatewayPage(status int) answer {
 	status = cmp.Or(status, http.StatusBadGateway)
 	title := fmt.Sprintf("%d %s", status, http.StatusText(status))

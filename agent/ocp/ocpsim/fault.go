@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// Action is what a fault does: those on subtasks to the task that the request starts, the others to the answer.
+// Action is what a fault does. Actions on subtasks concern the task that the request starts, all others the answer.
 type Action string
 
 // The actions.
@@ -33,7 +33,7 @@ const (
 	NotSuccessful Action = "not_successful" // HTTP 200 with successful: false, nothing happened
 )
 
-// traits say what an action has to do with the rest of the house.
+// traits say how an action affects a request and which options it takes.
 type traits struct {
 	effect  bool // the request is performed
 	subtask bool // concerns the task, not the answer
@@ -183,7 +183,7 @@ func (f Fault) String() string {
 	return b.String()
 }
 
-// validate refuses also what would be ignored: a fault that does less than it says misleads a test.
+// validate also refuses options that would be ignored: a fault that does less than it says misleads a test.
 func (f Fault) validate() error {
 	var errs []error
 	check := func(ok bool, format string, args ...any) {
@@ -230,16 +230,16 @@ func (f Fault) validate() error {
 	return errors.Join(errs...)
 }
 
-// performs reports whether the request has its effect; the zero Fault stands in nobody's way.
+// performs reports whether the request takes effect. With the zero Fault it does.
 func (f Fault) performs() bool { return f.Action == "" || actions()[f.Action].effect }
 
-// rule is a fault at work.
+// rule is a fault in force.
 type rule struct {
 	Fault
 	seen, struck int
 }
 
-// FaultState is a fault and what it has done.
+// FaultState is a fault and how often it has struck.
 type FaultState struct {
 	Fault
 	Seen   int `json:"seen"`   // requests that matched
@@ -265,7 +265,7 @@ func (s *Sim) strike(r *rule, c *call) bool {
 	return true
 }
 
-// pickFault is the fault that decides how a request is answered; none is the zero Fault.
+// pickFault is the fault that decides how a request is answered, or the zero Fault.
 func (s *Sim) pickFault(c *call) Fault {
 	known := actions()
 	for _, r := range s.rules {
@@ -276,7 +276,7 @@ func (s *Sim) pickFault(c *call) Fault {
 	return Fault{}
 }
 
-// spoil puts the faults on subtasks into a new task.
+// spoil applies the faults on subtasks to a new task.
 func (s *Sim) spoil(c *call, t *task) {
 	for _, r := range s.rules {
 		if r.Action != FailSubtask && r.Action != HangSubtask {
@@ -305,7 +305,7 @@ func (s *Sim) AddFault(f Fault) error {
 	return nil
 }
 
-// ClearFaults removes all rules. Tasks that they have spoiled stay so.
+// ClearFaults removes all rules. Tasks that they have spoiled stay spoiled.
 func (s *Sim) ClearFaults() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -37,7 +37,7 @@ func (s *Sim) newMux() *http.ServeMux {
 	return mux
 }
 
-// serve is the way of every request: receive, perform, deliver, with a fault anywhere in between.
+// serve is the path of every request: receive, perform, deliver. A fault may strike in between.
 func (s *Sim) serve(r route) http.HandlerFunc {
 	return func(w http.ResponseWriter, req *http.Request) {
 		began := s.cfg.Now()
@@ -45,7 +45,7 @@ func (s *Sim) serve(r route) http.HandlerFunc {
 		if err != nil {
 			panic(http.ErrAbortHandler) // the client broke off: nobody is there to answer, and OCP saw no request
 		}
-		// The wait does not end with the client: an OCP that is late still does what it was asked.
+		// The delay does not end when the client goes away: a slow OCP still performs the request.
 		if c.fault.Action == DelayBefore && !s.wait(c.fault.Delay) {
 			hangUp(w, false)
 			return
@@ -63,7 +63,7 @@ func (s *Sim) serve(r route) http.HandlerFunc {
 	}
 }
 
-// receive writes the request down and decides what is to go wrong with it.
+// receive logs the request and picks its fault.
 func (s *Sim) receive(r route, req *http.Request) (*call, error) {
 	body, err := io.ReadAll(io.LimitReader(req.Body, maxBody))
 	if err != nil {
@@ -104,7 +104,7 @@ func (c *call) pathID(name string) int64 {
 	return id
 }
 
-// perform does what the request asks for.
+// perform carries the request out.
 func (s *Sim) perform(c *call) answer {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -133,7 +133,7 @@ func (s *Sim) wait(d Duration) bool {
 	}
 }
 
-// spoilAnswer is what the fault makes of an answer, or puts in its place.
+// spoilAnswer is the answer after the fault has changed or replaced it.
 func spoilAnswer(f Fault, a answer) answer {
 	switch f.Action {
 	case Status, StatusAfter:
@@ -149,8 +149,8 @@ func spoilAnswer(f Fault, a answer) answer {
 	return a
 }
 
-// deliver writes the answer down and sends it, or breaks the connection. The log comes first: whoever has seen the
-// answer, or the lack of one, finds it there.
+// deliver logs the answer and sends it, or breaks the connection. It logs first, so that a client that has seen the
+// answer, or a broken connection, finds it in the log.
 func (s *Sim) deliver(w http.ResponseWriter, c *call, a answer, took time.Duration) {
 	body := a.body(s.newEnvelope(took))
 	sent := a.status
@@ -180,7 +180,7 @@ func (s *Sim) deliver(w http.ResponseWriter, c *call, a answer, took time.Durati
 		h.Set("Retry-After", a.retryAfter)
 	}
 	w.WriteHeader(a.status)
-	_, _ = w.Write(body) // a client that is gone has its reasons
+	_, _ = w.Write(body) // the client may be gone
 }
 
 // hangUp closes the connection without an answer, with a RST if reset is set.

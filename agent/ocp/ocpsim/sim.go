@@ -1,8 +1,10 @@
-// Package ocpsim is OCP simulated over real HTTP: the contract that agent/ocp speaks, served from memory with a
-// topology, asynchronous tasks that play through their subtasks, users with permissions, and faults on demand.
-// It answers from the contract page and the documentation's samples alone: it imports nothing of ours, so that it
-// can disagree with the client. sim.go is the simulator and its lifecycle, server.go the way of one request,
-// task.go the life of one task, shapes.go what goes over the wire, fault.go what goes wrong on the way.
+// Package ocpsim simulates OCP over real HTTP. It serves the API that agent/ocp calls from memory, with a topology,
+// asynchronous tasks that run through their subtasks, users with permissions, and faults on demand. In the manner of
+// net/http/httptest, Start runs one for a test.
+//
+// The simulator is built from OCP's documentation and its samples alone. It imports no other package of this module, so
+// that it can disagree with the client. sim.go is the simulator and its lifecycle, server.go the path of one request,
+// task.go the life of one task, shapes.go the JSON on the wire, and fault.go the faults.
 package ocpsim
 
 import (
@@ -37,7 +39,7 @@ const (
 	ShapeV43      Shape = 3
 )
 
-// Config is what a simulated OCP is made of. The zero value is DefaultTopology with DefaultUsers in real time.
+// Config configures a simulated OCP. The zero value is DefaultTopology with DefaultUsers in real time.
 type Config struct {
 	Clusters []ClusterConfig // none: DefaultTopology
 	Users    []User          // none: DefaultUsers("", "")
@@ -71,7 +73,7 @@ type Sim struct {
 	advanced   time.Duration // how far Advance has put OCP's clock forward
 	clusters   []*cluster
 	tasks      []*task // by ascending id
-	running    []*task // those of tasks that time moves on
+	running    []*task // the tasks that are still running
 	byKey      map[string]*task
 	rules      []*rule
 	log        []*LogEntry
@@ -194,7 +196,7 @@ func (s *Sim) Serve(ctx context.Context, ln net.Listener) error {
 	return nil
 }
 
-// Close ends Serve, and cuts short every answer that a fault delays: it is then neither performed nor given.
+// Close ends Serve. Requests that a fault delays are then neither performed nor answered.
 func (s *Sim) Close() { s.close.Do(func() { close(s.closed) }) }
 
 func (s *Sim) listens(ln net.Listener) {
@@ -231,7 +233,7 @@ func ocpZone() *time.Location { return time.FixedZone("", 8*60*60) }
 // scale turns a duration of work into one of OCP's clock.
 func (s *Sim) scale(d time.Duration) time.Duration { return time.Duration(float64(d) / s.cfg.Speed) }
 
-// settle plays every running task forward to now. The state is a function of the clock: nothing runs in between.
+// settle advances every running task to now. The state is a function of the clock: nothing runs in the background.
 func (s *Sim) settle() {
 	now := s.now()
 	still := s.running[:0]

@@ -5,7 +5,7 @@ import (
 	"net"
 )
 
-// TB is the part of testing.TB that Start needs, so that no binary takes in the testing package for it.
+// TB is the part of testing.TB that Start needs. It keeps package testing out of binaries.
 type TB interface {
 	Helper()
 	Cleanup(func())

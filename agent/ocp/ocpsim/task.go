@@ -164,8 +164,8 @@ func (t *task) settle(now time.Time) {
 	}
 }
 
-// complete ends a subtask's execution by itself: FAILED where a fault wants it, else SUCCESSFUL and on to the next.
-// Faults spare a rollback: it is the way out.
+// complete ends a subtask's execution: FAILED if a fault says so, else SUCCESSFUL, and the next one starts. Faults do
+// not affect a rollback, which is the way out of them.
 func (t *task) complete(sub *subtask, at time.Time) {
 	if t.operation == operationRollback {
 		sub.end(at, statusSuccessful, "")
@@ -181,7 +181,7 @@ func (t *task) complete(sub *subtask, at time.Time) {
 	t.pass(sub, at)
 }
 
-// pass does what a subtask's success means and hands on to the next one.
+// pass applies the effect of a subtask's success and starts the next one.
 func (t *task) pass(sub *subtask, at time.Time) {
 	if sub.step.effect != nil {
 		sub.step.effect(t, at)
@@ -207,7 +207,7 @@ func (t *task) next(at time.Time) {
 	}
 }
 
-// fail leaves the later subtasks PENDING and the servers in their status in between.
+// fail leaves the later subtasks PENDING and the servers between two states.
 func (t *task) fail(sub *subtask, at time.Time, cause string) {
 	sub.end(at, statusFailed, cause)
 	t.end(at, statusFailed)
@@ -296,7 +296,7 @@ func (s *Sim) rollbackTask(t *task) *problem {
 	return nil
 }
 
-// resume puts a failed task back into motion.
+// resume makes a failed task run again.
 func (s *Sim) resume(t *task, operation string) {
 	t.status, t.operation, t.finished = statusRunning, operation, time.Time{}
 	s.running = append(s.running, t)
