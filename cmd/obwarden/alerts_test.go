@@ -34,7 +34,7 @@ func webhookBody(startsAt time.Time, server string) string {
 		server, startsAt.UTC().Format(time.RFC3339Nano))
 }
 
-// The whole way, with the real program: environment, policy, HTTP, NATS, OCP.
+// An alert goes the whole way with the real program: environment, policy, HTTP, NATS, OCP.
 func TestAnAlertStopsAServerByThePolicyOfARunningAgent(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, ocpsim.Config{Speed: 1000})
@@ -75,7 +75,7 @@ func TestAnAlertStopsAServerByThePolicyOfARunningAgent(t *testing.T) {
 		t.Errorf("OCP got %d calls, want 1", posts)
 	}
 
-	// The counters of a rule that a reload brings begin at 0.
+	// The counters of a rule that comes with a reload begin at 0.
 	if err := os.WriteFile(s.environ["OBWARDEN_POLICY_FILE"], []byte(downPolicy+`  - {name: added, matchers: ['alertname="Added"'], kind: stop, target: {host: instance}}`), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -21,7 +21,7 @@ import (
 	"github.com/obwarden/obwarden/events"
 )
 
-// commandLine is one that runs.
+// commandLine is a command that runs in this process.
 type commandLine struct {
 	stdout, stderr *agenttest.Output
 	interrupt      context.CancelFunc
@@ -61,7 +61,7 @@ func startNATS(t *testing.T, listen, dir string) *events.Server {
 	return s
 }
 
-// testAgent is the test itself in the place of an agent.
+// testAgent lets the test play the part of an agent.
 type testAgent struct {
 	t       *testing.T
 	url     string
@@ -135,7 +135,7 @@ func (a *testAgent) publish(op *events.Operation, token events.State) {
 	}
 }
 
-// past is an operation that is in the journal from before.
+// past is an operation that is in the journal already.
 func (a *testAgent) past(key string, cluster int64, tokens ...events.State) events.Operation {
 	op := events.Operation{
 		Schema: events.OperationSchema, OperationID: events.OperationID(key), Kind: events.Stop, ClusterID: cluster, ServerID: 2,
@@ -163,7 +163,7 @@ func contains(t *testing.T, what fmt.Stringer, wants ...string) {
 	}
 }
 
-// documents reads one operation a line.
+// documents reads operations, one from each line.
 func documents(t *testing.T, text fmt.Stringer) []events.Operation {
 	t.Helper()
 	var all []events.Operation
@@ -264,7 +264,7 @@ func TestWaitJSON(t *testing.T) {
 	}
 }
 
-// The agent refuses a key that stands for another request under an operation of its own.
+// If a key belongs to another request, the agent refuses the request in an operation of its own.
 func TestWaitKeyReused(t *testing.T) {
 	t.Parallel()
 	a := newTestAgent(t)
@@ -436,7 +436,7 @@ func TestWatchShowsOnlyNewEvents(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- watchAll(ctx, c, 0, newUI(app{stdout: out, stderr: out}, true)) }()
-	// Nobody knows when it has subscribed, so there are new events until one is seen.
+	// Nothing tells when it has subscribed, so new events are published until it shows one.
 	for seen, i := false, 0; !seen; i++ {
 		a.past(fmt.Sprint("live ", i), 1, events.Accepted)
 		seen = out.String() != ""
@@ -665,7 +665,7 @@ func TestEmbeddedURL(t *testing.T) {
 	}
 }
 
-// What is wrong with OCP is said also where the rest cannot be asked for, or is fine.
+// Faults of OCP are reported even if the other checks are impossible, or find nothing.
 func TestCheckConnectionSaysThatOCPIsNotWellAndHowLateItIs(t *testing.T) {
 	t.Parallel()
 	unwell := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

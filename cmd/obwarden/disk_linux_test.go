@@ -39,7 +39,7 @@ func smallDisk(t *testing.T) string {
 	return dir
 }
 
-// notReady waits until the agent says that it is not, and returns why.
+// notReady waits until the agent reports that it is not ready, and returns the reason.
 func notReady(t *testing.T, address string) string {
 	t.Helper()
 	var why []byte
@@ -57,9 +57,8 @@ func notReady(t *testing.T, address string) string {
 	return string(why)
 }
 
-// TestAFullDiskRefusesRequestsAndLosesNone fills the disk of the embedded server
-// while requests come in. What was acknowledged ends once there is room again and
-// the agent is started anew.
+// TestAFullDiskRefusesRequestsAndLosesNone fills the disk of the embedded server while requests come in. Acknowledged
+// requests end once there is room again and the agent is restarted.
 func TestAFullDiskRefusesRequestsAndLosesNone(t *testing.T) {
 	t.Parallel()
 	disk := smallDisk(t)
@@ -111,7 +110,7 @@ func TestAReadOnlyDiskRefusesToStartAndLosesNothing(t *testing.T) {
 	s.wantOneStopEach(t, acknowledged)
 }
 
-// newSiteOn has the data on disk, and more clusters than requests at a time.
+// newSiteOn is a site with the agent's data on a disk, and with more clusters than there are requests at a time.
 func newSiteOn(t *testing.T, disk string) (site, []ocpsim.ClusterConfig) {
 	t.Helper()
 	clusters, err := ocpsim.Grid(20, 3, 2)
@@ -140,9 +139,8 @@ func fill(t *testing.T, file string) {
 	}
 }
 
-// publishUntilRefused publishes stops of servers of which none is asked for twice,
-// and between the first n and all others calls damage. It returns the keys that
-// were acknowledged and why the first other was not.
+// publishUntilRefused publishes stops, each of another server, and calls damage after the first n. It returns the keys
+// of the acknowledged requests, and why the next one was refused.
 func publishUntilRefused(t *testing.T, js jetstream.JetStream, clusters []ocpsim.ClusterConfig, n int, damage func()) (acknowledged []string, refused error) {
 	t.Helper()
 	for i := range 6 * len(clusters) {

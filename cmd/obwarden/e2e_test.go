@@ -265,9 +265,8 @@ func TestThreeAgentsOneKilled300CopiesOf6RequestsAre6Calls(t *testing.T) {
 	}
 }
 
-// TestAPausedAgentLetsGo stops one of two agents (SIGSTOP) in the middle of an
-// operation, for longer than the ack wait: the other ends it, and the first, awake
-// again, neither writes nor calls.
+// TestAPausedAgentLetsGo stops one of two agents (SIGSTOP) in the middle of an operation, for longer than the ack wait.
+// The other agent ends the operation, and the first one, running again, neither writes nor calls.
 func TestAPausedAgentLetsGo(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, ocpsim.Config{Speed: 30})

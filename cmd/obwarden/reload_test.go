@@ -18,7 +18,7 @@ import (
 	"github.com/obwarden/obwarden/agent/guard"
 )
 
-// watched is a policy file under a watch, in a bubble of its own time.
+// watched is a policy file and the watch on it, in a bubble with a clock of its own.
 type watched struct {
 	t       *testing.T
 	file    string
@@ -115,7 +115,7 @@ func TestAChangedPolicyComesInForceByItselfOnce(t *testing.T) {
 	})
 }
 
-// A file that is being written may be valid and half of what is meant.
+// A file that is being written may be valid and yet incomplete.
 func TestAPolicyThatIsStillBeingWrittenIsNotRead(t *testing.T) {
 	t.Parallel()
 	watchFile(t, one, func(w *watched) {

@@ -11,9 +11,9 @@ import (
 	"github.com/obwarden/obwarden/events"
 )
 
-// TestAnAgentEndsInTimeWhileNATSStandsStill freezes NATS, whose connections stay
-// open and dead, while operations run, wait and come in. The promise is two seconds;
-// a machine under load gets twice as long.
+// TestAnAgentEndsInTimeWhileNATSStandsStill stops NATS (SIGSTOP), whose connections then stay open without an answer,
+// while operations run, wait and come in. An agent promises to end within two seconds; a machine under load gets twice
+// as long.
 func TestAnAgentEndsInTimeWhileNATSStandsStill(t *testing.T) {
 	t.Parallel()
 	const operations = 18

@@ -62,25 +62,15 @@ func (s site) connect(t *testing.T) jetstream.JetStream {
 	return js
 }
 
-// publish sends the request again and again until it is in the stream, with the
-// same key, as a publisher does that wants to be sure.
+// publish sends a request again and again, with the same key, until it is in the stream, as a careful publisher does.
 func publish(t *testing.T, js jetstream.JetStream, r events.Request) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	for {
-		try, stop := context.WithTimeout(ctx, time.Second)
-		_, err := r.Publish(try, js, events.Stop, "cli")
-		stop()
-		if err == nil {
-			return
-		}
-		select {
-		case <-time.After(20 * time.Millisecond):
-		case <-ctx.Done():
-			t.Fatalf("publish: %v", err)
-		}
-	}
+	agenttest.Eventually(t, "the request is in the stream", patience, 20*time.Millisecond, func() error {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, err := r.Publish(ctx, js, events.Stop, "cli")
+		return err
+	})
 }
 
 // ready waits until an agent has created its streams and buckets.
@@ -172,7 +162,7 @@ func awaitState(t *testing.T, js jetstream.JetStream, id string, want events.Sta
 	t.Fatalf("%s has not become %s", id, want)
 }
 
-// wantOneStopEach waits for the end of the operations, each with one call and one task.
+// wantOneStopEach waits for the end of the operations, each of which must have started one task.
 func (s site) wantOneStopEach(t *testing.T, keys []string) {
 	t.Helper()
 	js := s.connect(t)
@@ -191,7 +181,7 @@ func (s site) wantOneStopEach(t *testing.T, keys []string) {
 	}
 }
 
-// inventory waits until an agent has written down which clusters there are.
+// inventory waits until an agent has recorded which clusters there are.
 func (s site) inventory(t *testing.T) {
 	t.Helper()
 	bucket, err := s.connect(t).KeyValue(t.Context(), events.ControlBucket)

@@ -17,11 +17,9 @@ import (
 	"github.com/obwarden/obwarden/events"
 )
 
-// TestKilledUnderLoadWithTornFilesEveryAcknowledgedRequestEnds kills the agent with
-// its embedded NATS while requests come in, and leaves its files as a crash in the
-// middle of a write would: behind the records that were flushed there is something
-// that is none. What was flushed stays as it is: of that JetStream cannot lose a
-// part and know it.
+// TestKilledUnderLoadWithTornFilesEveryAcknowledgedRequestEnds kills the agent with its embedded NATS while requests
+// come in, and leaves its files as a crash in the middle of a write would: with rubbish behind the flushed records. The
+// flushed records stay intact, because JetStream cannot notice the loss of a part of them.
 func TestKilledUnderLoadWithTornFilesEveryAcknowledgedRequestEnds(t *testing.T) {
 	t.Parallel()
 	seed := uint64(time.Now().UnixNano())
@@ -66,9 +64,8 @@ func TestKilledUnderLoadWithTornFilesEveryAcknowledgedRequestEnds(t *testing.T) 
 	s.wantOneStopEach(t, acknowledged)
 }
 
-// loadUntilKilled publishes from four sides, for servers of the round alone, and
-// kills the agent once enough requests are acknowledged. It returns the keys of
-// all that were.
+// loadUntilKilled publishes from four goroutines, for servers of this round only, and kills the agent once enough
+// requests are acknowledged. It returns the keys of all acknowledged requests.
 func (s site) loadUntilKilled(t *testing.T, round int, clusters []ocpsim.ClusterConfig, agent *agenttest.Process, enough int) []string {
 	t.Helper()
 	const sides = 4
@@ -109,7 +106,7 @@ func (s site) loadUntilKilled(t *testing.T, round int, clusters []ocpsim.Cluster
 	return keys
 }
 
-// tearBlocks damages the newest block of each stream and returns of how many.
+// tearBlocks damages the newest block of each stream and returns the number of streams.
 func tearBlocks(t *testing.T, dataDir string, tear func(path string) error) int {
 	t.Helper()
 	newest := map[string]string{}
