@@ -19,10 +19,13 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"go.uber.org/goleak"
 
-	"github.com/obwarden/obwarden/agent/guard"
+	"github.com/obwarden/obwarden/agent/facts"
 	"github.com/obwarden/obwarden/agent/ocp"
 	"github.com/obwarden/obwarden/agent/ocp/ocpsim"
+	"github.com/obwarden/obwarden/agent/operation"
+	"github.com/obwarden/obwarden/agent/policy"
 	"github.com/obwarden/obwarden/events"
+	"github.com/obwarden/obwarden/events/eventstest"
 	"github.com/obwarden/obwarden/metrics"
 )
 
@@ -31,12 +34,7 @@ func TestMain(m *testing.M) {
 	if f := flag.Lookup("test.parallel"); f.Value.String() == fmt.Sprint(runtime.GOMAXPROCS(0)) {
 		_ = f.Value.Set("8") // they wait far more than they work
 	}
-	goleak.VerifyTestMain(m,
-		// The NATS server's own, which live as long as the process.
-		goleak.IgnoreTopFunction("github.com/nats-io/nats-server/v2/server.(*Server).startGoRoutine.func1"),
-		goleak.IgnoreTopFunction("github.com/nats-io/nats-server/v2/server.init.0.func1"),
-		goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server.fs_rebuild"),
-	)
+	goleak.VerifyTestMain(m, eventstest.IgnoreServer()...)
 }
 
 // rig is a real NATS server, a simulated OCP over HTTP, and agents between them.
@@ -45,22 +43,21 @@ type rig struct {
 	sim     *ocpsim.Sim
 	url     string // of the simulated OCP
 	user    ocpsim.User
-	nats    *events.Server
-	dataDir string
+	server  *eventstest.Server
 	nc      *nats.Conn
 	js      jetstream.JetStream
-	machine Machine
+	machine operation.Machine
 	timeout time.Duration
 	ackWait time.Duration
-	policy  *guard.Policy
+	policy  *policy.Policy
 	logged  *logBuffer
 	metrics *metrics.Metrics // of the agent started last
 	latest  *Agent           // started
 }
 
 const (
-	testPatience = 30 * time.Second // for what must happen; never waited out
-	testSpeed    = 1000             // a stop of a minute takes less than 100 ms
+	testPatience = eventstest.Patience
+	testSpeed    = 1000 // a stop of a minute takes less than 100 ms
 )
 
 func newRig(t testing.TB, config ocpsim.Config) *rig {
@@ -76,14 +73,12 @@ func newRigOn(t testing.TB, sim *ocpsim.Sim, user ocpsim.User) *rig {
 	t.Helper()
 	r := &rig{
 		t: t, sim: sim, url: sim.URL(), user: user,
-		machine: Machine{Agent: "test", Settle: time.Second, StallAfter: time.Minute, PollMin: 10 * time.Millisecond, PollMax: 50 * time.Millisecond},
+		machine: operation.Machine{Agent: "test", Settle: time.Second, StallAfter: time.Minute, PollMin: 10 * time.Millisecond, PollMax: 50 * time.Millisecond},
 		timeout: 500 * time.Millisecond, ackWait: 2 * time.Second, logged: &logBuffer{},
 		policy: laxPolicy(),
 	}
-	r.dataDir = t.TempDir()
-	r.startNATS("127.0.0.1:0")
-	t.Cleanup(r.stopNATS)
-	r.nc, r.js = connect(t, r.nats.URL())
+	r.server = eventstest.Start(t)
+	r.nc, r.js = r.server.Conn(), r.server.JetStream()
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("agent's log:\n%s", r.logged)
@@ -94,36 +89,8 @@ func newRigOn(t testing.TB, sim *ocpsim.Sim, user ocpsim.User) *rig {
 
 // laxPolicy lets one operation a cluster go at a time and holds nothing else back:
 // most tests are about something else.
-func laxPolicy() *guard.Policy {
-	return &guard.Policy{Hash: "lax", Limits: guard.Limits{MaxConcurrent: 1}}
-}
-
-func (r *rig) startNATS(listen string) {
-	r.t.Helper()
-	var err error
-	if r.nats, err = events.StartServer(listen, r.dataDir, slog.New(slog.DiscardHandler)); err != nil {
-		r.t.Fatal(err)
-	}
-}
-
-func (r *rig) stopNATS() {
-	if err := r.nats.Close(); err != nil {
-		r.t.Error(err)
-	}
-}
-
-func connect(t testing.TB, url string) (*nats.Conn, jetstream.JetStream) {
-	t.Helper()
-	nc, err := nats.Connect(url, nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(nc.Close)
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return nc, js
+func laxPolicy() *policy.Policy {
+	return &policy.Policy{Hash: "lax", Limits: policy.Limits{MaxConcurrent: 1}}
 }
 
 // agent starts an agent and returns what ends it and waits for it.
@@ -148,15 +115,13 @@ func (r *rig) agentRunning(ctx context.Context) <-chan error {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	var a *Agent
-	client, err := ocp.New(ocp.Config{URL: r.url, Username: r.user.Name, Password: r.user.Password, Timeout: r.timeout, MaxRPS: 1000,
-		LeftAlone: func(alone bool) { a.OCPLeftAlone(alone) }})
+	client, err := ocp.New(ocp.Config{URL: r.url, Username: r.user.Name, Password: r.user.Password, Timeout: r.timeout, MaxRPS: 1000})
 	if err != nil {
 		r.t.Fatal(err)
 	}
 	r.metrics = metrics.New(prometheus.NewRegistry(), "test", "go", metrics.Scraped{})
-	a = New(Config{
-		JetStream: r.js, Streams: streams, OCP: client, Metrics: r.metrics, Policy: r.policy,
+	a := New(Config{
+		JetStream: r.js, Streams: streams, OCP: client, Directory: facts.NewDirectory(client), Metrics: r.metrics, Policy: policy.NewLive(r.policy),
 		Log:     slog.New(slog.NewTextHandler(r.logged, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Machine: r.machine, AckWait: r.ackWait, Timeout: r.timeout,
 	})
@@ -310,6 +275,24 @@ func (r *rig) awaitOpenRequests(n uint64) {
 	}
 }
 
+// nextEvent moves an operation on, as another agent would.
+func nextEvent(op *events.Operation, token events.State) events.Event {
+	op.N, op.Steps, op.Agent, op.UpdatedAt = op.N+1, op.Steps+1, "another", time.Now().UTC()
+	if token != events.Progress {
+		op.State = token
+	}
+	return events.Event{Operation: *op, Token: token}
+}
+
+// show is one line on an event.
+func show(e events.Event) string {
+	reason := ""
+	if e.Reason != nil {
+		reason = e.Reason.Code + ": " + e.Reason.Message
+	}
+	return fmt.Sprintf("%s %d %s (%s) by %s %s", e.OperationID, e.N, e.Token, e.State, e.Agent, reason)
+}
+
 type logBuffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -319,6 +302,25 @@ func (l *logBuffer) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.b.Write(p)
+}
+
+// await waits until the log has the text in it.
+func (l *logBuffer) await(t testing.TB, text string) {
+	t.Helper()
+	eventually(t, "the log says "+text, func() bool { return strings.Contains(l.String(), text) })
+}
+
+// eventually waits for what tells nobody.
+func eventually(t testing.TB, what string, is func() bool) {
+	t.Helper()
+	deadline := time.After(testPatience)
+	for tick := time.NewTicker(time.Millisecond); !is(); {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("never: %s", what)
+		}
+	}
 }
 
 func (l *logBuffer) String() string {
@@ -815,8 +817,7 @@ func TestNATSAwayStandsStillAndGoesOn(t *testing.T) {
 	r.agent()
 	r.stop("before", 1, 2)
 	r.awaitToken("before", events.Running)
-	address := strings.TrimPrefix(r.nats.URL(), "nats://")
-	r.stopNATS()
+	r.server.Stop()
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	request := events.Request{IdempotencyKey: "during", ClusterID: 1, ServerID: 3}
@@ -824,7 +825,7 @@ func TestNATSAwayStandsStillAndGoesOn(t *testing.T) {
 		t.Error("a request was acknowledged while NATS was away")
 	}
 	posts := r.sim.Posts(ocpsim.ServerStop)
-	r.startNATS(address)
+	r.server.Restart()
 	if err := r.nc.ForceReconnect(); err != nil {
 		t.Logf("reconnects by itself: %v", err)
 	}
@@ -961,8 +962,7 @@ func TestAnAgentEndsWhileNATSIsAway(t *testing.T) {
 	for range 50 {
 		r.stop("k", 1, 2)
 	}
-	address := strings.TrimPrefix(r.nats.URL(), "nats://")
-	r.stopNATS()
+	r.server.Stop()
 	began := time.Now()
 	cancel()
 	select {
@@ -976,7 +976,7 @@ func TestAnAgentEndsWhileNATSIsAway(t *testing.T) {
 	if took := time.Since(began); took > 3*time.Second {
 		t.Errorf("took %s to end, want less than 3 s", took)
 	}
-	r.startNATS(address)
+	r.server.Restart()
 }
 
 func TestThoseThatWaitForASlotDoNotAskOCP(t *testing.T) {

@@ -1,26 +1,27 @@
 package agent
 
 import (
-	"bytes"
-	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/obwarden/obwarden/agent/guard"
+	"github.com/obwarden/obwarden/agent/journal"
 	"github.com/obwarden/obwarden/agent/ocp/ocpsim"
+	"github.com/obwarden/obwarden/agent/policy"
 	"github.com/obwarden/obwarden/events"
 )
 
 // defaultLimits are those of a careful policy, without waiting times.
-func defaultLimits() guard.Limits {
-	return guard.Limits{MaxConcurrent: 1, KeepZones: guard.Majority, OneZoneAtATime: true, KeepRootServer: true}
+func defaultLimits() policy.Limits {
+	return policy.Limits{MaxConcurrent: 1, KeepZones: policy.Majority, OneZoneAtATime: true, KeepRootServer: true}
 }
 
 func (r *rig) awaitReason(key, code string) events.Operation {
@@ -41,23 +42,66 @@ func (r *rig) setPause(cluster int64, paused bool) {
 	}
 }
 
+// record is the record of a cluster as an agent reads it that knows every event.
 func (r *rig) record(cluster int64) guard.Record {
+	r.t.Helper()
+	record := r.writtenRecord(cluster)
+	stream, err := r.js.Stream(r.t.Context(), events.OperationStream)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return record.Fold(func(id string) (guard.Holder, bool) {
+		last, err := journal.Last(r.t.Context(), stream, id)
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		return guard.HolderOf(last.Operation), true
+	}, guard.Control{})
+}
+
+// writtenRecord is the record of a cluster as it stands in the bucket.
+func (r *rig) writtenRecord(cluster int64) (record guard.Record) {
+	r.t.Helper()
+	entry, err := r.recordBucket().Get(r.t.Context(), fmt.Sprint(cluster))
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		return record
+	}
+	if err == nil {
+		err = json.Unmarshal(entry.Value(), &record)
+	}
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return record
+}
+
+// changeRecord writes a record as another agent would.
+func (r *rig) changeRecord(cluster int64, change func(*guard.Record)) {
+	r.t.Helper()
+	record := r.writtenRecord(cluster)
+	change(&record)
+	value, err := json.Marshal(record)
+	if err == nil {
+		_, err = r.recordBucket().Put(r.t.Context(), fmt.Sprint(cluster), value)
+	}
+	if err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+func (r *rig) recordBucket() jetstream.KeyValue {
 	r.t.Helper()
 	bucket, err := r.js.KeyValue(r.t.Context(), events.ClusterBucket)
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	s := newSlots(r.js, bucket, nil)
-	if _, err := s.read(r.t.Context(), clusterKey(cluster)); err != nil {
-		r.t.Fatal(err)
-	}
-	return s.record(cluster)
+	return bucket
 }
 
 func TestAStopThatCostsTheMajorityIsRejectedWithoutACall(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, ocpsim.Config{})
-	r.policy = &guard.Policy{Hash: "strict", Limits: defaultLimits()}
+	r.policy = &policy.Policy{Hash: "strict", Limits: defaultLimits()}
 	if err := r.sim.SetServer(1, 3, "UNAVAILABLE", "INACTIVE"); err != nil {
 		t.Fatal(err)
 	}
@@ -188,7 +232,7 @@ func TestFailuresInARowHoldTheClusterBackUntilSomebodyResumes(t *testing.T) {
 func TestADryRunSaysWhatEachRuleSays(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, ocpsim.Config{})
-	r.policy = &guard.Policy{Hash: "strict", Limits: defaultLimits()}
+	r.policy = &policy.Policy{Hash: "strict", Limits: defaultLimits()}
 	r.agent()
 	r.publish("ob.server.stop.request", `{"idempotency_key":"k","cluster_id":1,"server_id":2,"dry_run":true}`)
 	op := r.awaitEnd("k", events.Succeeded)
@@ -218,13 +262,13 @@ func TestAPolicyThatIsLoadedDecidesWhatWaits(t *testing.T) {
 	r.awaitEnd("first", events.Succeeded)
 	r.operate(events.Restart, "second", 1, 2)
 	r.awaitReason("second", events.CodeCooldown)
-	r.latest.SetPolicy(laxPolicy())
+	r.latest.Policy.Set(laxPolicy())
 	r.awaitEnd("second", events.Succeeded)
 	r.wantPosts(2)
 }
 
-// An operation that waits because OCP could not be called holds nobody else up.
-func TestWhatWaitsHoldsNoSlot(t *testing.T) {
+// An operation that waits holds nobody else up, whatever a record says that was written before it began to wait.
+func TestAnOperationThatWaitsHoldsNoSlot(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, ocpsim.Config{})
 	r.agent()
@@ -234,122 +278,76 @@ func TestWhatWaitsHoldsNoSlot(t *testing.T) {
 	if record := r.record(1); len(record.Active) > 0 || len(record.Recent) != 1 || !record.Recent[0].Succeeded {
 		t.Fatalf("got %+v, want no slot and one memory", record)
 	}
-	// A slot from before it began to wait, as an agent leaves it that died between.
-	bucket, err := r.js.KeyValue(t.Context(), events.ClusterBucket)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := newSlots(r.js, bucket, nil)
-	if _, err := s.read(t.Context(), clusterKey(1)); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.update(t.Context(), 1, func(record *guard.Record) bool {
-		return record.Take(guard.Slot{OperationID: events.OperationID("waits"), ServerID: 3, Steps: 1, Since: time.Now()})
-	}); err != nil {
-		t.Fatal(err)
-	}
+	r.changeRecord(1, func(record *guard.Record) { // from before it began to wait, as an agent leaves it that died between
+		record.Take(guard.Slot{OperationID: events.OperationID("waits"), ServerID: 3, Steps: 1, Since: time.Now()})
+	})
 	r.setPause(events.AllClusters, true)
 	r.stop("waits", 1, 3)
 	r.awaitReason("waits", events.CodePaused)
-	r.awaitRecord(1, func(record guard.Record) bool { return len(record.Active) == 0 })
+	if record := r.record(1); len(record.Active) > 0 {
+		t.Errorf("got %+v, want no slot", record.Active)
+	}
 }
 
-func TestASlotThatIsLeftOverIsTakenOut(t *testing.T) {
+// A record names operations that have ended, or that somebody has deleted from the journal: they hold nobody up.
+func TestSlotsAndTicketsOfOperationsThatAreOverHoldNobodyUp(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, ocpsim.Config{})
 	r.agent()
 	r.stop("k", 1, 2)
 	r.awaitEnd("k", events.Succeeded)
-	bucket, err := r.js.KeyValue(t.Context(), events.ClusterBucket)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for cluster, id := range map[int64]string{2: events.OperationID("k"), 3: events.OperationID("never was")} {
-		s := newSlots(r.js, bucket, nil)
-		if err := s.update(t.Context(), cluster, func(record *guard.Record) bool {
-			record.Enqueue(guard.Ticket{OperationID: id, ServerID: 1})
-			return record.Take(guard.Slot{OperationID: "x" + id, ServerID: 1}) && record.Take(guard.Slot{OperationID: id, ServerID: 1}) &&
-				record.Enqueue(guard.Ticket{OperationID: id, ServerID: 1})
-		}); err != nil {
-			t.Fatal(err)
+	r.awaitNoOpenRequests()
+	r.changeRecord(1, func(record *guard.Record) {
+		for _, id := range []string{events.OperationID("never was"), events.OperationID("k")} {
+			record.Take(guard.Slot{OperationID: id, ServerID: 1, Steps: 1})
+			record.Enqueue(guard.Ticket{OperationID: id, ServerID: 1, Sequence: 0})
 		}
-	}
-	for _, cluster := range []int64{2, 3} {
-		r.awaitRecord(cluster, func(record guard.Record) bool { return len(record.Active)+len(record.Queue) == 0 })
+	})
+	r.operate(events.Restart, "other", 1, 3)
+	r.awaitEnd("other", events.Succeeded)
+	if record := r.writtenRecord(1); len(record.Active) != 1 || len(record.Queue) != 0 || record.Active[0].OperationID != events.OperationID("other") {
+		t.Errorf("got %+v, want the slot of the operation that took it last", record)
 	}
 }
 
-// A key that was used for two clusters at the same moment, with two agents: the one that
-// the journal does not have has decided on early all the same.
-func TestASlotInAnotherClusterIsTakenOutWhileItsOperationRuns(t *testing.T) {
+// A slot whose holder has written nothing since it took it is held: its request is in the stream, and an agent will go on.
+func TestASlotOfAnOperationThatHasNotGoneOnIsHeld(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, ocpsim.Config{})
-	r.fault("*:hang_subtask,subtask=Stop server")
+	stop := r.agent()
+	r.setPause(1, true)
+	r.stop("first", 1, 2)
+	waits := r.awaitReason("first", events.CodePaused)
+	stop()
+	r.changeRecord(1, func(record *guard.Record) { // its agent died right after it took the slot
+		record.Take(guard.Slot{OperationID: waits.OperationID, Kind: events.Stop, ServerID: 2, Zone: "zone1", Since: time.Now(), Steps: waits.Steps})
+	})
+	if record := r.record(1); !record.Holds(waits.OperationID, waits.Steps) {
+		t.Errorf("got %+v, want the slot held", record.Active)
+	}
+	r.setPause(1, false)
+	r.agent()
+	r.stop("second", 1, 3)
+	first, second := r.awaitEnd("first", events.Succeeded), r.awaitEnd("second", events.Succeeded)
+	if second.SubmittedAt.Before(first.EndedAt) {
+		t.Errorf("the second was submitted at %s, before the end of the first at %s", second.SubmittedAt, first.EndedAt)
+	}
+}
+
+// Slots and queue of a cluster are gone, but OCP shows the task that runs there.
+func TestTheLossOfARecordLetsNoTwoOperationsRun(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, ocpsim.Config{Speed: 40})
 	r.agent()
 	r.stop("k", 1, 2)
 	r.awaitToken("k", events.Running)
-	bucket, err := r.js.KeyValue(t.Context(), events.ClusterBucket)
-	if err != nil {
+	if err := r.recordBucket().Purge(t.Context(), "1"); err != nil {
 		t.Fatal(err)
 	}
-	if err := newSlots(r.js, bucket, nil).update(t.Context(), 2, func(record *guard.Record) bool {
-		return record.Take(guard.Slot{OperationID: events.OperationID("k"), ServerID: 9})
-	}); err != nil {
-		t.Fatal(err)
-	}
-	r.awaitRecord(2, func(record guard.Record) bool { return len(record.Active)+len(record.Recent) == 0 })
-	r.awaitRecord(1, func(record guard.Record) bool { return record.Holds(events.OperationID("k"), 0) })
-}
-
-// The same for two servers of one cluster: the slot stays whose it is until the journal
-// says whose the key is.
-func TestAnEarlyDecisionTakesNoSlotFromAnotherOfItsKey(t *testing.T) {
-	t.Parallel()
-	r := newRig(t, ocpsim.Config{})
-	r.agent()
-	a, id := r.latest, events.OperationID("k")
-	if err := a.slots.update(t.Context(), 1, func(record *guard.Record) bool {
-		return record.Take(guard.Slot{OperationID: id, Kind: events.Stop, ServerID: 1, Since: time.Now()})
-	}); err != nil {
-		t.Fatal(err)
-	}
-	for early, want := range map[bool]guard.Verdict{true: guard.Wait, false: guard.Allow} {
-		q := guard.Question{Policy: a.policy.Load(), Now: time.Now(), Operation: events.Operation{
-			OperationID: id, N: 1, Steps: 1, Kind: events.Stop, State: events.Accepted, ClusterID: 1, ServerID: 2, RequestSequence: 1, RequestedAt: time.Now()}}
-		decided, err := a.decideOn(t.Context(), &q, early)
-		if err != nil || decided.Verdict != want {
-			t.Errorf("early %v: got %s (%v), %v, want %s", early, decided.Verdict, decided.Reason, err, want)
-		}
-	}
-}
-
-// awaitRecord waits until the record of a cluster is as wanted.
-func (r *rig) awaitRecord(cluster int64, as func(guard.Record) bool) {
-	r.t.Helper()
-	ctx, cancel := context.WithTimeout(r.t.Context(), testPatience)
-	defer cancel()
-	bucket, err := r.js.KeyValue(ctx, events.ClusterBucket)
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	watcher, err := bucket.Watch(ctx, clusterKey(cluster))
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	var last []byte
-	for {
-		select {
-		case <-ctx.Done():
-			r.t.Fatalf("the record of cluster %d stays %s", cluster, bytes.TrimSpace(last))
-		case entry := <-watcher.Updates():
-			if entry == nil {
-				continue
-			}
-			last = entry.Value()
-			if record, _, err := decodeKnown[guard.Record](versioned{value: entry.Value(), revision: entry.Revision()}); err == nil && as(record) {
-				return
-			}
-		}
+	r.stop("other", 1, 3)
+	first, second := r.awaitEnd("k", events.Succeeded), r.awaitEnd("other", events.Succeeded)
+	if second.SubmittedAt.Before(first.EndedAt) {
+		t.Errorf("the second was submitted at %s, before the end of the first at %s", second.SubmittedAt, first.EndedAt)
 	}
 }
 
@@ -388,26 +386,6 @@ func (r *rig) setUpBuckets() {
 	}
 }
 
-func TestTheSlotOfWhatIsUnderWaySurvivesTheLossOfTheRecord(t *testing.T) {
-	t.Parallel()
-	r := newRig(t, ocpsim.Config{Speed: 40})
-	stop := r.agent()
-	r.stop("k", 1, 2)
-	r.awaitToken("k", events.Running)
-	bucket, err := r.js.KeyValue(t.Context(), events.ClusterBucket)
-	if err != nil {
-		t.Fatal(err)
-	}
-	stop()
-	if err := bucket.Purge(t.Context(), clusterKey(1)); err != nil {
-		t.Fatal(err)
-	}
-	r.agent()
-	r.awaitRecord(1, func(record guard.Record) bool { return record.Holds(events.OperationID("k"), 0) })
-	r.awaitEnd("k", events.Succeeded)
-	r.awaitRecord(1, func(record guard.Record) bool { return len(record.Active) == 0 })
-}
-
 func TestTheBudgetOfAllClustersHoldsForAllAgents(t *testing.T) {
 	t.Parallel()
 	clusters, err := ocpsim.Grid(8, 3, 1)
@@ -416,7 +394,7 @@ func TestTheBudgetOfAllClustersHoldsForAllAgents(t *testing.T) {
 	}
 	r := newRig(t, ocpsim.Config{Clusters: clusters})
 	r.policy = laxPolicy()
-	r.policy.Fleet = guard.Budget{Operations: 3, Window: time.Hour}
+	r.policy.Fleet = policy.Budget{Operations: 3, Window: time.Hour}
 	for i := range 3 {
 		r.machine.Agent = fmt.Sprint("agent", i)
 		r.agent()
@@ -486,7 +464,7 @@ func TestADamagedRecordHoldsItsClusterBackAndSaysSo(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := bucket.Put(t.Context(), clusterKey(1), []byte("garbage")); err != nil {
+	if _, err := bucket.Put(t.Context(), "1", []byte("garbage")); err != nil {
 		t.Fatal(err)
 	}
 	r.agent()
@@ -502,7 +480,7 @@ func TestADamagedRecordHoldsItsClusterBackAndSaysSo(t *testing.T) {
 	}
 	r.awaitEnd("short", events.Expired)
 	r.wantPosts(0)
-	if err := bucket.Purge(t.Context(), clusterKey(1)); err != nil {
+	if err := bucket.Purge(t.Context(), "1"); err != nil {
 		t.Fatal(err)
 	}
 	r.awaitEnd("k", events.Succeeded)
@@ -523,83 +501,5 @@ func TestAStreamOfRequestsForOneZoneDoesNotStarveAnother(t *testing.T) {
 	later := r.awaitEnd("later", events.Succeeded)
 	if elsewhere := r.awaitEnd("elsewhere", events.Succeeded); !elsewhere.SubmittedAt.Before(later.SubmittedAt) {
 		t.Errorf("submitted at %s, after the later one at %s", elsewhere.SubmittedAt, later.SubmittedAt)
-	}
-}
-
-// TestWhatIsDecidedEarlyWaitsForTheJournal has a journal that takes nothing for a while:
-// the slot is taken meanwhile, and OCP is called once it can be written.
-func TestWhatIsDecidedEarlyWaitsForTheJournal(t *testing.T) {
-	t.Parallel()
-	r := newRig(t, ocpsim.Config{})
-	r.agent()
-	r.setJournal(func(c *jetstream.StreamConfig) { c.MaxMsgSize = 1 })
-	r.stop("k", 1, 2)
-	r.awaitRecord(1, func(record guard.Record) bool { return record.Holds(events.OperationID("k"), 1) })
-	r.wantPosts(0)
-	r.setJournal(func(c *jetstream.StreamConfig) { c.MaxMsgSize = -1 })
-	r.awaitEnd("k", events.Succeeded)
-	r.awaitNoOpenRequests()
-	r.wantPosts(1)
-	if record := r.record(1); len(record.Active) > 0 {
-		t.Errorf("got %+v, want no slot", record.Active)
-	}
-}
-
-func (r *rig) setJournal(change func(*jetstream.StreamConfig)) {
-	r.t.Helper()
-	stream, err := r.js.Stream(r.t.Context(), events.OperationStream)
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	config := stream.CachedInfo().Config
-	change(&config)
-	if _, err := r.js.UpdateStream(r.t.Context(), config); err != nil {
-		r.t.Fatal(err)
-	}
-}
-
-func TestAnEarlyDecisionCountsRightAfterTheFirstEventAlone(t *testing.T) {
-	t.Parallel()
-	now := time.Now()
-	made := &early{decision: guard.Decision{Verdict: guard.Allow}, asked: now.Add(-earlyFor / 2), news: 7}
-	op := events.Operation{N: 1, State: events.Accepted}
-	if !made.holdsFor(op, 7, now) {
-		t.Error("it does not count right after the first event")
-	}
-	if (*early)(nil).holdsFor(op, 7, now) {
-		t.Error("it counts where there is none")
-	}
-	if made.holdsFor(op, 8, now) {
-		t.Error("it counts though people have changed something")
-	}
-	if made.holdsFor(op, 7, made.asked.Add(earlyFor)) {
-		t.Error("it counts when the slot may soon be taken out")
-	}
-	if made.holdsFor(events.Operation{N: 2, State: events.Accepted}, 7, now) || made.holdsFor(events.Operation{N: 1, State: events.Rejected}, 7, now) {
-		t.Error("it counts though the operation went on")
-	}
-}
-
-func TestFactsAreLeftAloneForAsLongAsTheyCost(t *testing.T) {
-	t.Parallel()
-	for took, want := range map[time.Duration]time.Duration{
-		time.Millisecond: 10 * time.Millisecond, 50 * time.Millisecond: 500 * time.Millisecond, 300 * time.Millisecond: time.Second, 2 * time.Second: 2 * time.Second,
-	} {
-		synctest.Test(t, func(t *testing.T) {
-			var s shared[int]
-			var began []time.Time
-			for range 2 {
-				if _, err := s.get(t.Context(), func(int, time.Duration) bool { return false }, func() (int, error) {
-					began = append(began, time.Now())
-					time.Sleep(took)
-					return 0, nil
-				}); err != nil {
-					t.Fatal(err)
-				}
-			}
-			if got := began[1].Sub(began[0]); got != want {
-				t.Errorf("a reading of %s: the next began %s after it, want %s", took, got, want)
-			}
-		})
 	}
 }

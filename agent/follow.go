@@ -6,42 +6,47 @@ import (
 	"time"
 
 	"github.com/obwarden/obwarden/agent/ocp"
+	"github.com/obwarden/obwarden/agent/operation"
 )
 
-// look is one look at the task that h follows. Where the task has failed, it brings
-// the end of the log that says why.
-func (a *Agent) look(ctx context.Context, h *held) Looked {
-	id := h.entry.Operation.Task.ID
-	task, unmoved, began, err := a.looks.task(ctx, h.entry.Operation.Task, h.at, h.full)
-	if err == nil && !unmoved && task.ID != id {
-		err = fmt.Errorf("asked OCP for task %d, it answered with task %d", id, task.ID)
+// look is the stage of one look at the task that an operation follows. Where the task has failed, it brings the end of the
+// log that says why.
+func (a *Agent) look(ctx context.Context, h *held) (operation.Input, error) {
+	known := h.hand.entry.Operation.Task
+	task, unmoved, began, err := a.tasks.Look(ctx, known, h.hand.plan.at, h.hand.full)
+	if err == nil && !unmoved && task.ID != known.ID {
+		err = fmt.Errorf("asked OCP for task %d, it answered with task %d", known.ID, task.ID)
+	}
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
 	}
 	if err != nil {
-		h.failures++
-		if ocp.ClassOf(err) != ocp.Refused {
-			h.refusals = 0
-		} else if h.refusals++; h.refusals == 1 {
-			h.refused = began
-		}
-		if ctx.Err() == nil {
-			a.logOf(h).Warn("look at OCP's task failed", "task", id, "in_a_row", h.failures, "error", err)
-		}
-		return Looked{Err: err, Failures: h.failures, Refusals: h.refusals, Refused: time.Since(h.refused)}
+		return a.lookFailed(h, began, err), nil
 	}
-	h.failures, h.refusals = 0, 0
+	h.hand.failures, h.hand.refusals = 0, 0
 	if !unmoved {
-		h.full = began
+		h.hand.full = began
 	}
-	in := Looked{Task: task, Unmoved: unmoved, Since: h.since}
+	in := operation.Looked{Task: task, Unmoved: unmoved, Since: h.hand.since}
 	if task.Status == ocp.StatusFailed {
 		in.Log = a.failureLog(ctx, h, task)
 	}
 	in.Age = time.Since(began)
-	return in
+	return in, ctx.Err()
 }
 
-// failureLog is the log of the first failed subtask; empty where OCP does not
-// give it: the failure is news enough without.
+func (a *Agent) lookFailed(h *held, began time.Time, err error) operation.Looked {
+	h.hand.failures++
+	if ocp.ClassOf(err) != ocp.Refused {
+		h.hand.refusals = 0
+	} else if h.hand.refusals++; h.hand.refusals == 1 {
+		h.hand.refused = began
+	}
+	a.logOf(h).Warn("look at OCP's task failed", "task", h.hand.entry.Operation.Task.ID, "in_a_row", h.hand.failures, "error", err)
+	return operation.Looked{Err: err, Failures: h.hand.failures, Refusals: h.hand.refusals, Refused: time.Since(h.hand.refused)}
+}
+
+// failureLog is the log of the first failed subtask; empty where OCP does not give it: the failure is news enough without.
 func (a *Agent) failureLog(ctx context.Context, h *held, task ocp.Task) string {
 	for _, s := range task.Subtasks {
 		if s.Status != ocp.StatusFailed {

@@ -3,22 +3,33 @@ package agent
 import (
 	"context"
 	"log/slog"
-	"strconv"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/obwarden/obwarden/agent/guard"
 	"github.com/obwarden/obwarden/agent/ocp"
+	"github.com/obwarden/obwarden/agent/operation"
 	"github.com/obwarden/obwarden/events"
 	"github.com/obwarden/obwarden/metrics"
 )
 
-// observe turns what was appended into metrics and log lines, one line an event.
+// observe turns appended events into metrics and log lines, one line an event.
 func (a *Agent) observe(before events.Operation, appended []events.Event) {
 	for _, e := range appended {
 		a.log(e)
 		a.measure(before, e)
 		before = e.Operation
 	}
+}
+
+// logOf is the log with the operation that h holds.
+func (a *Agent) logOf(h *held) *slog.Logger {
+	s := h.summary
+	if h.hand.entry != nil {
+		s = summaryOf(h.hand.entry.Operation)
+	}
+	return a.Log.With("operation_id", h.id, "cluster", s.cluster, "server", s.server)
 }
 
 func (a *Agent) log(e events.Event) {
@@ -58,8 +69,6 @@ func (a *Agent) measure(before events.Operation, e events.Event) {
 			a.measureSubtask(kind, e, c)
 		}
 	}
-	a.countSubtasks(before, -1)
-	a.countSubtasks(e.Operation, +1)
 }
 
 func (a *Agent) measureEnd(kind string, e events.Event) {
@@ -91,102 +100,61 @@ func (a *Agent) measureSubtask(kind string, e events.Event, c events.Change) {
 	}
 }
 
-// countSubtasks adds an open operation's running subtasks to the gauge, or takes them out.
-func (a *Agent) countSubtasks(op events.Operation, sign float64) {
-	if op.Task == nil || op.State != events.Running {
-		return
-	}
-	kind := metrics.Kind(string(op.Kind))
-	for _, s := range op.Task.Subtasks {
-		name := a.Metrics.Subtask(s.Name)
-		a.Metrics.SubtaskFailures.WithLabelValues(kind, name) // at 0 before its first failure
-		if s.Status == ocp.StatusRunning {
-			a.Metrics.SubtasksRunning.WithLabelValues(kind, name).Add(sign)
-		}
-	}
-}
-
-// account moves an operation from one position to another in the gauges of those
-// that this agent holds. The caller holds a.mu.
-func (a *Agent) account(h *held, to position) {
-	a.count(h.position, -1)
-	a.count(to, +1)
-	if h.position.undecided() {
-		delete(a.waiting[h.position.cluster], h)
-		if len(a.waiting[h.position.cluster]) == 0 {
-			delete(a.waiting, h.position.cluster)
-		}
-	}
-	if to.undecided() {
-		if a.waiting[to.cluster] == nil {
-			a.waiting[to.cluster] = map[*held]struct{}{}
-		}
-		a.waiting[to.cluster][h] = struct{}{}
-	}
-	if h.position.state == events.Running {
-		a.looks.following.Add(-1)
-	}
-	if to.state == events.Running {
-		a.looks.following.Add(1)
-	}
-	h.position = to
-	if p := h.position; p.state != "" && p.state != events.Waiting && !p.state.Final() {
-		a.moved.put(h)
-	} else {
-		a.moved.drop(h)
-	}
-	if h.position.state == events.Waiting {
-		a.came.put(h)
-	} else {
-		a.came.drop(h)
-	}
-}
-
-// countPause shows what people have paused.
-func (a *Agent) countPause(cluster int64, paused bool) {
-	label := metrics.AllClusters
-	if cluster != events.AllClusters {
-		label = strconv.FormatInt(cluster, 10)
-	}
-	if paused {
-		a.Metrics.Paused.WithLabelValues(label).Set(1)
-	} else {
-		a.Metrics.Paused.DeleteLabelValues(label)
-	}
-}
-
-// measureBudgets shows how much of the budgets is used: of the clusters' the highest.
-func (a *Agent) measureBudgets() {
-	var highest float64
-	q := guard.Question{Policy: a.policy.Load(), Fleet: a.slots.fleet(), Now: time.Now()}
-	_, fleet := q.BudgetsUsed()
-	for cluster, record := range a.slots.all() {
-		q.Record, q.Operation.ClusterID = record, cluster
-		used, _ := q.BudgetsUsed()
-		highest = min(max(highest, used), 1) // an override by the cluster's name may give it more
-	}
-	a.Metrics.BudgetUsed.WithLabelValues("cluster").Set(highest)
-	a.Metrics.BudgetUsed.WithLabelValues("fleet").Set(fleet)
-}
-
-// count adds an open operation to the gauges, or takes it out.
-func (a *Agent) count(p position, sign float64) {
-	if p.state == "" || p.state.Final() {
-		return
-	}
-	m, state := a.Metrics, string(p.state)
-	m.OperationsInFlight.WithLabelValues(metrics.Kind(string(p.kind)), state).Add(sign)
-	if p.state != events.Accepted { // not decided on yet: there may be no such cluster
-		m.ClusterInFlight.WithLabelValues(m.Cluster(p.cluster), state).Add(sign)
-	}
-	if p.reason != "" {
-		m.OperationsWaiting.WithLabelValues(metrics.Code(p.reason)).Add(sign)
-	}
-	if p.stalled {
-		m.OperationsStalled.Add(sign)
-	}
-}
-
-func (a *Agent) countRequest(r Received, result string) {
+func (a *Agent) countRequest(r operation.Received, result string) {
 	a.Metrics.Requests.WithLabelValues(metrics.Kind(string(r.Kind)), r.Source, result).Inc()
+}
+
+// publishEntry publishes the summary of an operation in hand.
+func (a *Agent) publishEntry(h *held) {
+	op := h.hand.entry.Operation
+	s := summaryOf(op)
+	s.ack, s.needsOCP = h.hand.ack, h.summary.needsOCP
+	if op.State == events.Running && op.Task != nil {
+		for _, sub := range op.Task.Subtasks {
+			name := a.Metrics.Subtask(sub.Name)
+			a.Metrics.SubtaskFailures.WithLabelValues(metrics.Kind(string(op.Kind)), name) // at 0 before its first failure
+			if sub.Status == ocp.StatusRunning {
+				s.running = append(s.running, name)
+			}
+		}
+	}
+	a.publish(h, s)
+}
+
+// publish replaces what others may read of an operation, and keeps the counts that follow from it.
+func (a *Agent) publish(h *held, s summary) {
+	before := a.roster.publish(h, s)
+	count := func(s summary, n int) {
+		if s.state != events.Running {
+			return
+		}
+		a.tasks.Follow(n)
+		for _, name := range s.running {
+			a.Metrics.SubtasksRunning.WithLabelValues(metrics.Kind(string(s.kind)), name).Add(float64(n))
+		}
+	}
+	count(before, -1)
+	count(s, +1)
+}
+
+// Collector is what the agent holds, as gauges: read at each scrape.
+func (a *Agent) Collector() prometheus.Collector {
+	return a.Metrics.Holding(func() metrics.Held {
+		held := metrics.Held{Operations: a.roster.counted(), Paused: a.pauses.Paused()}
+		held.OldestProgress, held.OldestWait = a.roster.oldest(time.Now())
+		held.ClusterBudget, held.FleetBudget = a.budgetsUsed()
+		return held
+	})
+}
+
+// budgetsUsed are the shares of the budgets that are used: of the cluster where it is highest, and of all clusters.
+func (a *Agent) budgetsUsed() (cluster, fleet float64) {
+	q := guard.Question{Policy: a.Policy.Load(), Fleet: a.slots.Fleet(), Now: time.Now()}
+	_, fleet = q.BudgetsUsed()
+	for _, id := range a.slots.Clusters() {
+		q.Record, q.Operation.ClusterID = a.slots.Record(id), id
+		used, _ := q.BudgetsUsed()
+		cluster = min(max(cluster, used), 1) // an override by the cluster's name may give it more
+	}
+	return cluster, fleet
 }

@@ -5,15 +5,17 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
-	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"github.com/obwarden/obwarden/agent/journal"
 	"github.com/obwarden/obwarden/agent/ocp"
+	"github.com/obwarden/obwarden/agent/policy"
 	"github.com/obwarden/obwarden/events"
 	"github.com/obwarden/obwarden/metrics"
 )
@@ -21,7 +23,9 @@ import (
 // measured is an agent that can do nothing but measure.
 func measured() (*Agent, *prometheus.Registry) {
 	reg := prometheus.NewRegistry()
-	return New(Config{Metrics: metrics.New(reg, "test", "go", metrics.Scraped{}), Log: slog.New(slog.DiscardHandler)}), reg
+	a := New(Config{Metrics: metrics.New(reg, "test", "go", metrics.Scraped{}), Log: slog.New(slog.DiscardHandler), Policy: policy.NewLive(laxPolicy())})
+	reg.MustRegister(a.Collector())
+	return a, reg
 }
 
 // live measures the life of an operation that waited, ran and failed.
@@ -37,9 +41,8 @@ func (a *Agent) live(kind events.Kind, cluster, server int64, subtask, code stri
 		op.State, op.UpdatedAt = token, op.UpdatedAt.Add(time.Second)
 		change(&op)
 		a.observe(before, []events.Event{{Operation: op, Token: token}})
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		a.account(h, positionOf(op))
+		h.hand.entry = &journal.Entry{Operation: op}
+		a.publishEntry(h)
 	}
 	step(events.Waiting, func(*events.Operation) {})
 	step(events.Running, func(op *events.Operation) {
@@ -90,16 +93,41 @@ func seriesOf(t testing.TB, reg *prometheus.Registry) int {
 	return n
 }
 
+// gauge is the sum of a gauge's series with all of the label values, as a scrape shows them.
+func gauge(t *testing.T, reg *prometheus.Registry, name string, labels ...string) (sum float64) {
+	t.Helper()
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, family := range families {
+		if family.GetName() != name {
+			continue
+		}
+		for _, m := range family.GetMetric() {
+			var values []string
+			for _, l := range m.GetLabel() {
+				values = append(values, l.GetValue())
+			}
+			if !slices.ContainsFunc(labels, func(l string) bool { return !slices.Contains(values, l) }) {
+				sum += m.GetGauge().GetValue()
+			}
+		}
+	}
+	return sum
+}
+
 func TestGaugesFollowAnOperationAndLeaveNothing(t *testing.T) {
 	t.Parallel()
-	a, _ := measured()
-	m, h := a.Metrics, &held{}
-	check := func(when string, waiting, stalled, inCluster float64) {
+	a, reg := measured()
+	h := &held{}
+	check := func(when string, waiting, stalled, inCluster, subtasks float64) {
 		t.Helper()
 		for name, g := range map[string]struct{ got, want float64 }{
-			"waiting":    {testutil.ToFloat64(m.OperationsWaiting.WithLabelValues(events.CodeClusterBusy)), waiting},
-			"stalled":    {testutil.ToFloat64(m.OperationsStalled), stalled},
-			"in cluster": {testutil.ToFloat64(m.ClusterInFlight.WithLabelValues("7", "waiting")) + testutil.ToFloat64(m.ClusterInFlight.WithLabelValues("7", "running")), inCluster},
+			"waiting":    {gauge(t, reg, "obwarden_operations_waiting", events.CodeClusterBusy), waiting},
+			"stalled":    {gauge(t, reg, "obwarden_operations_stalled"), stalled},
+			"in cluster": {gauge(t, reg, "obwarden_cluster_operations_in_flight", "7"), inCluster},
+			"subtasks":   {gauge(t, reg, "obwarden_subtasks_running", "stop_server"), subtasks},
 		} {
 			if g.got != g.want {
 				t.Errorf("%s: %s is %v, want %v", when, name, g.got, g.want)
@@ -107,53 +135,54 @@ func TestGaugesFollowAnOperationAndLeaveNothing(t *testing.T) {
 		}
 	}
 	op := events.Operation{Kind: events.Stop, ClusterID: 7, State: events.Accepted}
+	runs := []events.Subtask{{ID: 1, Name: "Stop server", Status: ocp.StatusRunning}}
 	move := func(state events.State, change func()) {
 		op.State = state
 		change()
-		a.account(h, positionOf(op))
+		h.hand.entry = &journal.Entry{Operation: op}
+		a.publishEntry(h)
 	}
 	move(events.Accepted, func() {})
-	check("accepted", 0, 0, 0)
+	check("accepted", 0, 0, 0, 0)
 	move(events.Waiting, func() { op.Reason = &events.Reason{Code: events.CodeClusterBusy} })
-	check("waiting", 1, 0, 1)
-	move(events.Running, func() { op.Reason, op.Task = nil, &events.Task{StalledAt: time.Now()} })
-	check("stalled", 0, 1, 1)
-	move(events.Running, func() { op.Task = &events.Task{} })
-	check("moving again", 0, 0, 1)
+	check("waiting", 1, 0, 1, 0)
+	move(events.Running, func() { op.Reason, op.Task = nil, &events.Task{StalledAt: time.Now(), Subtasks: runs} })
+	check("stalled", 0, 1, 1, 1)
+	move(events.Running, func() { op.Task = &events.Task{Subtasks: runs} })
+	check("moving again", 0, 0, 1, 1)
+	a.release(h)
+	check("let go", 0, 0, 0, 0)
+	move(events.Running, func() {})
+	check("taken up", 0, 0, 1, 1)
 	move(events.Failed, func() { op.Error = &events.Error{Code: events.CodeSubtaskFailed} })
-	check("ended", 0, 0, 0)
+	check("ended", 0, 0, 0, 0)
 }
 
 func TestAgesTellWaitingFromStandingStill(t *testing.T) {
 	t.Parallel()
 	a, _ := measured()
-	if a.OldestProgress() != 0 || a.OldestWait() != 0 {
-		t.Errorf("got ages %s and %s with nothing in hand, want 0", a.OldestProgress(), a.OldestWait())
-	}
 	now := time.Now()
-	in := func(p position) *held {
+	ages := func(when string, progress, wait time.Duration) {
+		t.Helper()
+		if gotProgress, gotWait := a.roster.oldest(now); gotProgress != progress || gotWait != wait {
+			t.Errorf("%s: oldest progress %s, oldest wait %s; want %s and %s", when, gotProgress, gotWait, progress, wait)
+		}
+	}
+	ages("nothing in hand", 0, 0)
+	in := func(s summary) *held {
 		h := &held{}
-		a.account(h, p)
+		a.publish(h, s)
 		return h
 	}
-	in(position{state: events.Waiting, requested: now.Add(-2 * time.Hour), moved: now.Add(-2 * time.Hour)})
-	first := in(position{state: events.Waiting, requested: now.Add(-3 * time.Hour), moved: now.Add(-2 * time.Hour)})
-	in(position{state: events.Running, requested: now.Add(-9 * time.Hour), moved: now.Add(-time.Hour)})
-	in(position{state: events.Failed, requested: now.Add(-9 * time.Hour), moved: now.Add(-9 * time.Hour)})
-	if got := a.OldestProgress().Truncate(time.Hour); got != time.Hour {
-		t.Errorf("oldest progress: got %s, want that of the one that runs, 1h", got)
-	}
-	if got := a.OldestWait().Truncate(time.Hour); got != 3*time.Hour {
-		t.Errorf("oldest wait: got %s, want since its request, 3h", got)
-	}
-	a.account(first, position{state: events.Running, requested: now.Add(-3 * time.Hour), moved: now})
-	if got := a.OldestWait().Truncate(time.Hour); got != 2*time.Hour {
-		t.Errorf("oldest wait: got %s, want that of the other, 2h, once the first has gone on", got)
-	}
-	a.account(first, position{})
-	if got := a.OldestProgress().Truncate(time.Hour); got != time.Hour {
-		t.Errorf("oldest progress: got %s, want 1h as before once another is let go", got)
-	}
+	in(summary{state: events.Waiting, arrived: now.Add(-2 * time.Hour), progressed: now.Add(-2 * time.Hour)})
+	first := in(summary{state: events.Waiting, arrived: now.Add(-3 * time.Hour), progressed: now.Add(-2 * time.Hour)})
+	in(summary{state: events.Running, arrived: now.Add(-9 * time.Hour), progressed: now.Add(-time.Hour)})
+	in(summary{state: events.Failed, arrived: now.Add(-9 * time.Hour), progressed: now.Add(-9 * time.Hour)})
+	ages("two wait and one runs", time.Hour, 3*time.Hour)
+	a.publish(first, summary{state: events.Running, arrived: now.Add(-3 * time.Hour), progressed: now})
+	ages("the first has gone on", time.Hour, 2*time.Hour)
+	a.publish(first, summary{})
+	ages("the first is let go", time.Hour, 2*time.Hour)
 }
 
 // A scrape of an agent that has seen as much as it can tell apart: at most 5 ms.

@@ -9,8 +9,10 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/obwarden/obwarden/agent/journal"
 	"github.com/obwarden/obwarden/agent/ocp"
 	"github.com/obwarden/obwarden/agent/ocp/ocpsim"
+	"github.com/obwarden/obwarden/agent/operation"
 	"github.com/obwarden/obwarden/events"
 )
 
@@ -96,8 +98,8 @@ func TestARenewedRetryOwnsWhatTheFirstHasBegun(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	renewed.Header.Set(renewsHeader, placeOf(meta.Sequence.Stream, meta.Timestamp))
-	obeyed, err := events.Event{Token: events.Running, Operation: r.machine.ordered(op, Ordered{
+	renewed.Header.Set(renewsHeader, messageID(meta.Sequence.Stream, meta.Timestamp))
+	obeyed, err := events.Event{Token: events.Running, Operation: r.machine.Step(op, operation.Ordered{
 		Order: events.OrderTo(events.Retry, op), Sequence: meta.Sequence.Stream, At: meta.Timestamp.UTC(),
 	}, time.Now()).Append[0].Operation}.Message()
 	if err != nil {
@@ -132,7 +134,7 @@ func TestARetryIsRenewedOnce(t *testing.T) {
 	}
 	a := r.latest
 	// As message 1, which is not there any more, and as one that is not the last.
-	ack, err := r.js.PublishMsg(t.Context(), msg)
+	taken, err := r.js.PublishMsg(t.Context(), msg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -142,9 +144,9 @@ func TestARetryIsRenewedOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, sequence := range []uint64{1, ack.Sequence} {
-		h := &held{id: op.OperationID, entry: &Entry{Operation: op}}
-		gone := delivery{msg: receipt{r.nc, "nobody"}, order: &Ordered{Order: events.OrderTo(events.Retry, op), Sequence: sequence, At: time.Now()}}
+	for _, sequence := range []uint64{1, taken.Sequence} {
+		h := &held{id: op.OperationID, hand: hand{entry: &journal.Entry{Operation: op}}}
+		gone := delivery{ack: ack{r.nc, "nobody"}, order: &operation.Ordered{Order: events.OrderTo(events.Retry, op), Sequence: sequence, At: time.Now()}}
 		if err := a.renew(t.Context(), h, gone); err != nil {
 			t.Fatal(err)
 		}
@@ -157,8 +159,8 @@ func TestARetryIsRenewedOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if last := stream.CachedInfo().State.LastSeq; last != ack.Sequence+1 {
-		t.Errorf("the request stream has come to message %d, want %d, the one in the order's place", last, ack.Sequence+1)
+	if last := stream.CachedInfo().State.LastSeq; last != taken.Sequence+1 {
+		t.Errorf("the request stream has come to message %d, want %d, the one in the order's place", last, taken.Sequence+1)
 	}
 }
 
@@ -187,7 +189,7 @@ func TestARetryIsObeyedAfterTheEventThatItWasGivenForAlone(t *testing.T) {
 	}
 	op := failed
 	for _, token := range []events.State{events.Running, events.Failed} { // another order's
-		msg, err := r.machine.event(&op, token, time.Now())[0].Message()
+		msg, err := nextEvent(&op, token).Message()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -203,7 +205,7 @@ func TestARetryIsObeyedAfterTheEventThatItWasGivenForAlone(t *testing.T) {
 
 // wantNotObeyed gives an order to an agent that knows the operation as it was at known, by
 // a message for that event; known nil: as it is, by the message itself.
-func (r *rig) wantNotObeyed(order jetstream.Msg, known *Entry) {
+func (r *rig) wantNotObeyed(order jetstream.Msg, known *journal.Entry) {
 	r.t.Helper()
 	o, err := events.DecodeOrder(order.Subject(), order.Data())
 	if err != nil {
@@ -219,12 +221,12 @@ func (r *rig) wantNotObeyed(order jetstream.Msg, known *Entry) {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	d := delivery{msg: a.receiptOf(order), order: &Ordered{Order: o, Sequence: meta.Sequence.Stream, At: meta.Timestamp.UTC()}}
-	h := &held{id: o.OperationID, entry: &before}
+	d := delivery{ack: a.ackOf(order), order: &operation.Ordered{Order: o, Sequence: meta.Sequence.Stream, At: meta.Timestamp.UTC()}}
+	h := &held{id: o.OperationID, hand: hand{entry: &before}}
 	if known != nil {
-		h.entry, d.after = known, known.Sequence
+		h.hand.entry, d.after = known, known.Sequence
 	}
-	if err := a.obey(r.t.Context(), h, d); err != nil && !errors.Is(err, ErrConflict) {
+	if err := a.obey(r.t.Context(), h, d); err != nil && !errors.Is(err, journal.ErrConflict) {
 		r.t.Fatal(err)
 	}
 	if after, err := a.journal.Last(r.t.Context(), o.OperationID); err != nil || after.Sequence != before.Sequence {
@@ -248,8 +250,8 @@ func TestAnOvertakenRetryIsNotObeyedAgain(t *testing.T) {
 		{8, now.Add(time.Second), false},
 		{1, now.Add(time.Second), false}, // the stream was made anew
 	} {
-		o := Ordered{Order: events.OrderTo(events.Retry, op), Sequence: test.sequence, At: test.at}
-		if err := refuseOrder(op, o); (err != nil) != test.refused {
+		o := operation.Ordered{Order: events.OrderTo(events.Retry, op), Sequence: test.sequence, At: test.at}
+		if err := operation.RefuseOrder(op, o); (err != nil) != test.refused {
 			t.Errorf("order %d after order 7: %v, want refused: %v", test.sequence, err, test.refused)
 		}
 	}
@@ -260,19 +262,19 @@ func TestAnOvertakenRetryIsNotObeyedAgain(t *testing.T) {
 func TestTheOldFailureEndsARetryOnlyWhenItsCallHasSettled(t *testing.T) {
 	t.Parallel()
 	const settle = 10 * time.Second
-	m, now := Machine{Settle: settle, PollMin: time.Second, PollMax: time.Second, StallAfter: time.Hour}, time.Now()
+	m, now := operation.Machine{Settle: settle, PollMin: time.Second, PollMax: time.Second, StallAfter: time.Hour}, time.Now()
 	op := events.Operation{N: 5, State: events.Running, RetriedAt: now.Add(-2 * settle), Task: &events.Task{ID: 1, Status: ocp.StatusFailed, MovedAt: now}}
 	for _, test := range []struct {
 		since time.Time
 		age   time.Duration
-		want  Action
+		want  operation.Action
 	}{
-		{time.Time{}, 0, Finish},
-		{now.Add(-settle), 0, Finish},
-		{now.Add(-settle), time.Second, Look},
-		{now.Add(-settle / 2), 0, Look},
+		{time.Time{}, 0, operation.Finish},
+		{now.Add(-settle), 0, operation.Finish},
+		{now.Add(-settle), time.Second, operation.Look},
+		{now.Add(-settle / 2), 0, operation.Look},
 	} {
-		in := Looked{Task: ocp.Task{ID: 1, Status: ocp.StatusFailed}, Since: test.since, Age: test.age}
+		in := operation.Looked{Task: ocp.Task{ID: 1, Status: ocp.StatusFailed}, Since: test.since, Age: test.age}
 		if got := m.Step(op, in, now); got.Do != test.want {
 			t.Errorf("called %s ago, looked %s ago: %s, want %s", now.Sub(test.since), test.age, got.Do, test.want)
 		}

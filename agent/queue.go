@@ -2,61 +2,272 @@ package agent
 
 import (
 	"container/heap"
+	"slices"
+	"sync"
 	"time"
 )
 
-// queue has operations in the order of a time of theirs: whose is earliest is found
-// without a look at all of them. The caller holds Agent.mu.
-type queue struct {
-	of    func(*held) time.Time
-	place func(*held) *int // of an operation in all, counted from 1; 0: it is not in it
-	all   []*held
+// maxWorkers is how many operations of each lane are worked on at the same time. All others rest, or wait for a worker:
+// without a goroutine, whose stack would be larger than everything else of them.
+const maxWorkers = 256
+
+// lane is a kind of work with workers of its own, so that a slow kind does not hold the other up.
+type lane int
+
+// The lanes.
+const (
+	acting  lane = iota // decisions, calls, appends
+	looking             // looks at OCP's tasks, which may take long
+	lanes
+)
+
+// turn is when, and in which lane, an id goes on. The zero turn is at once, in acting.
+type turn struct {
+	at   time.Time // zero: now
+	lane lane
+	over bool // there is nothing to be done until the id is added again
 }
 
-// put takes h in, or to its place where its time has changed.
-func (q *queue) put(h *held) {
-	if i := *q.place(h); i > 0 {
-		heap.Fix(q, i-1)
+// queue says which operation is worked on next. It knows ids and times, and nothing of operations; each id has one worker
+// at a time. All methods may be called concurrently.
+//
+// The algorithm is that of client-go's workqueue: an id that is added while it is being processed is dirty, and goes on
+// once its worker is done.
+type queue struct {
+	// work processes an id and returns its next turn. woken says that somebody wants it to act now, whatever it waits for.
+	work func(id string, l lane, woken bool) turn
+
+	mu      sync.Mutex
+	items   map[string]*item
+	resting byDue // by when they are due
+	alarm   *time.Timer
+	ready   [lanes][]*item
+	free    [lanes]int // workers; below 0 while workers that stepped aside are back before others have ended
+	closed  bool
+	running sync.WaitGroup
+}
+
+// item is an id in the queue.
+type item struct {
+	id    string
+	lane  lane
+	state itemState
+	due   time.Time // while it rests
+	index int       // in resting
+	woken bool
+	// actNow is woken as it was when processing began: the worker's.
+	actNow bool
+	dirty  bool      // added while it was processed
+	again  time.Time // when it goes on then, at the latest
+}
+
+type itemState int
+
+const (
+	resting itemState = iota
+	ready
+	processing
+)
+
+func newQueue(work func(id string, l lane, woken bool) turn) *queue {
+	q := &queue{work: work, items: map[string]*item{}}
+	for l := range q.free {
+		q.free[l] = maxWorkers
+	}
+	return q
+}
+
+// add has an id processed as soon as there is a worker.
+func (q *queue) add(id string) { q.put(id, time.Time{}, false) }
+
+// addAt has an id processed at a time, or earlier where it is due earlier.
+func (q *queue) addAt(id string, at time.Time) { q.put(id, at, false) }
+
+// requeue has ids act now, whatever they wait for. An id that is being processed acts once more: it may have looked before
+// there was something new.
+func (q *queue) requeue(ids ...string) {
+	for _, id := range ids {
+		q.put(id, time.Time{}, true)
+	}
+}
+
+// requeueProcessing is requeue for every id that is being processed.
+func (q *queue) requeueProcessing() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, it := range q.items {
+		if it.state == processing {
+			it.woken, it.dirty, it.again = true, true, time.Time{}
+		}
+	}
+}
+
+func (q *queue) put(id string, at time.Time, woken bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	it := q.items[id]
+	isNew := it == nil
+	if isNew {
+		it = &item{id: id}
+		q.items[id] = it
+	}
+	it.woken = it.woken || woken // first: a worker may begin in rest
+	switch {
+	case isNew:
+		q.rest(it, at)
+	case it.state == processing:
+		if !it.dirty || at.Before(it.again) {
+			it.again = at
+		}
+		it.dirty = true
+	case it.state == resting && at.Before(it.due):
+		heap.Remove(&q.resting, it.index)
+		q.rest(it, at)
+	}
+}
+
+// rest has an id wait for its time; an id whose time has come is ready.
+func (q *queue) rest(it *item, at time.Time) {
+	if !time.Now().Before(at) {
+		it.state = ready
+		q.ready[it.lane] = append(q.ready[it.lane], it)
+		q.fill(it.lane)
 		return
 	}
-	heap.Push(q, h)
-}
-
-// drop takes h out, if it is in.
-func (q *queue) drop(h *held) {
-	if i := *q.place(h); i > 0 {
-		heap.Remove(q, i-1)
+	it.state, it.due = resting, at
+	heap.Push(&q.resting, it)
+	if it.index == 0 {
+		q.setAlarm()
 	}
 }
 
-// first is the earliest time; zero where there is no operation.
-func (q *queue) first() time.Time {
-	if len(q.all) == 0 {
-		return time.Time{}
+func (q *queue) setAlarm() {
+	switch wait := time.Until(q.resting[0].due); {
+	case q.closed:
+	case q.alarm == nil:
+		q.alarm = time.AfterFunc(wait, q.ring)
+	default:
+		q.alarm.Reset(wait)
 	}
-	return q.of(q.all[0])
 }
 
-// The rest is for container/heap.
-
-func (q *queue) Len() int           { return len(q.all) }
-func (q *queue) Less(i, j int) bool { return q.of(q.all[i]).Before(q.of(q.all[j])) }
-
-func (q *queue) Swap(i, j int) {
-	q.all[i], q.all[j] = q.all[j], q.all[i]
-	*q.place(q.all[i]), *q.place(q.all[j]) = i+1, j+1
+// ring makes the ids ready whose time has come.
+func (q *queue) ring() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for len(q.resting) > 0 && !time.Now().Before(q.resting[0].due) {
+		it := q.resting[0]
+		heap.Pop(&q.resting)
+		q.rest(it, time.Time{})
+	}
+	if len(q.resting) > 0 {
+		q.setAlarm()
+	}
 }
 
-func (q *queue) Push(h any) {
-	q.all = append(q.all, h.(*held))
-	*q.place(h.(*held)) = len(q.all)
+// fill starts workers for ready ids, first come, first served. Each takes further ids until none is ready.
+func (q *queue) fill(l lane) {
+	for q.free[l] > 0 && !q.closed {
+		it := q.next(l)
+		if it == nil {
+			return
+		}
+		q.free[l]--
+		q.running.Go(func() {
+			for it != nil {
+				it = q.process(it, l)
+			}
+		})
+	}
 }
 
-func (q *queue) Pop() any {
-	last := len(q.all) - 1
-	h := q.all[last]
-	q.all[last] = nil
-	q.all = q.all[:last]
-	*q.place(h) = 0
-	return h
+// next takes the next ready id of a lane; nil where there is none.
+func (q *queue) next(l lane) *item {
+	if len(q.ready[l]) == 0 {
+		return nil
+	}
+	it := q.ready[l][0]
+	q.ready[l][0] = nil
+	q.ready[l] = q.ready[l][1:]
+	it.state = processing
+	it.actNow, it.woken = it.woken, false
+	return it
+}
+
+// process works on an id and returns the next one for the same worker; nil ends the worker.
+func (q *queue) process(it *item, l lane) *item {
+	t := q.work(it.id, l, it.actNow)
+
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	switch {
+	case it.dirty && (t.over || it.again.Before(t.at)):
+		t.at = it.again
+	case t.over:
+		delete(q.items, it.id)
+	}
+	if q.items[it.id] != nil {
+		it.dirty, it.lane = false, t.lane
+		q.rest(it, t.at)
+	}
+	if q.closed || q.free[l] < 0 {
+		q.free[l]++
+		return nil
+	}
+	next := q.next(l)
+	if next == nil {
+		q.free[l]++
+	}
+	return next
+}
+
+// stepAside leaves the caller's worker in acting to others until the returned function is called.
+func (q *queue) stepAside() (comeBack func()) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.free[acting]++
+	q.fill(acting)
+	return func() {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		q.free[acting]--
+	}
+}
+
+// closing reports whether close was called.
+func (q *queue) closing() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.closed
+}
+
+// close starts nothing any more, and waits for the ids that are being processed.
+func (q *queue) close() {
+	q.mu.Lock()
+	q.closed = true
+	if q.alarm != nil {
+		q.alarm.Stop()
+	}
+	q.mu.Unlock()
+	q.running.Wait()
+}
+
+// byDue is a heap for container/heap.
+type byDue []*item
+
+func (d byDue) Len() int           { return len(d) }
+func (d byDue) Less(i, j int) bool { return d[i].due.Before(d[j].due) }
+func (d byDue) Swap(i, j int)      { d[i], d[j] = d[j], d[i]; d[i].index, d[j].index = i, j }
+
+func (d *byDue) Push(x any) {
+	x.(*item).index = len(*d)
+	*d = append(*d, x.(*item))
+}
+
+func (d *byDue) Pop() any {
+	last := len(*d) - 1
+	it := (*d)[last]
+	(*d)[last] = nil
+	*d = slices.Delete(*d, last, last+1)
+	return it
 }

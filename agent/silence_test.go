@@ -6,9 +6,10 @@ import (
 	"time"
 
 	"github.com/obwarden/obwarden/agent/alerts"
-	"github.com/obwarden/obwarden/agent/guard"
+	"github.com/obwarden/obwarden/agent/facts"
 	"github.com/obwarden/obwarden/agent/ocp"
 	"github.com/obwarden/obwarden/agent/ocp/ocpsim"
+	"github.com/obwarden/obwarden/agent/policy"
 	"github.com/obwarden/obwarden/events"
 )
 
@@ -21,9 +22,9 @@ func TestAnOperationWaitsForItsSilencesWhereThePolicySaysSo(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(client.Close)
-	policy := &guard.Policy{Silence: &guard.SilenceRule{Wait: true}}
+	inForce := &policy.Policy{Silence: &policy.SilenceRule{Wait: true}}
 	silencer, err := alerts.NewSilencer(alerts.SilencerConfig{
-		URL: "http://127.0.0.1:1", Directory: alerts.NewDirectory(client), Policy: func() *guard.Policy { return policy },
+		URL: "http://127.0.0.1:1", Directory: facts.NewDirectory(client), Policy: func() *policy.Policy { return inForce },
 		Metrics: r.metrics, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
@@ -39,7 +40,7 @@ func TestAnOperationWaitsForItsSilencesWhereThePolicySaysSo(t *testing.T) {
 	if reason := silence(t.Context(), silencer, dry, now); reason != nil {
 		t.Errorf("a dry run waits: %+v", reason)
 	}
-	policy.Silence.Wait = false
+	inForce.Silence.Wait = false
 	if reason := silence(t.Context(), silencer, op, now); reason != nil {
 		t.Errorf("it waits although the policy says to go on: %+v", reason)
 	}

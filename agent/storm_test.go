@@ -9,8 +9,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/obwarden/obwarden/agent/guard"
 	"github.com/obwarden/obwarden/agent/ocp/ocpsim"
+	"github.com/obwarden/obwarden/agent/policy"
 	"github.com/obwarden/obwarden/events"
 )
 
@@ -29,11 +29,11 @@ func TestAStormOfAlertsCostsNoMajority(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := newRig(t, ocpsim.Config{Clusters: clusters, Speed: 500})
-	r.policy = &guard.Policy{Hash: "storm", Limits: defaultLimits()}
+	r.policy = &policy.Policy{Hash: "storm", Limits: defaultLimits()}
 	r.policy.Limits.MaxConcurrent = 2
-	r.policy.Limits.Budget = guard.Budget{Operations: budget, Window: time.Hour}
+	r.policy.Limits.Budget = policy.Budget{Operations: budget, Window: time.Hour}
 	r.policy.Limits.MaxWait = time.Duration(*stormAlerts)*time.Second/2 + time.Second
-	r.policy.Fleet = guard.Budget{Operations: fleet, Window: time.Hour}
+	r.policy.Fleet = policy.Budget{Operations: fleet, Window: time.Hour}
 	for _, fault := range []string{
 		"*:status,status=503,probability=0.03", "*:truncate,probability=0.02", "*:reset,probability=0.02",
 		"server_stop:lose_after,probability=0.1", "server_restart:status_after,status=502,probability=0.1", "server_stop:fail_subtask,subtask=Stop server,probability=0.1",

@@ -2,115 +2,94 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"net/http"
-	"slices"
 	"time"
 
-	"github.com/obwarden/obwarden/agent/guard"
+	"github.com/obwarden/obwarden/agent/facts"
 	"github.com/obwarden/obwarden/agent/ocp"
+	"github.com/obwarden/obwarden/agent/operation"
 	"github.com/obwarden/obwarden/events"
 )
 
-// submit is the one call. Its deadline counts from the intent, on this process's
-// own clock: it is over before anybody else may take it for lost.
-func (a *Agent) submit(ctx context.Context, h *held) Answered {
-	op := h.entry.Operation
-	h.since, h.cause = time.Now(), nil
-	ctx, cancel := context.WithDeadline(ctx, h.intended.Add(a.Timeout))
+// submit is the stage of the one call. Its deadline counts from the intent, on this process's own clock: it is over before
+// any other agent may take the call for lost.
+func (a *Agent) submit(ctx context.Context, h *held) (operation.Input, error) {
+	op := h.hand.entry.Operation
+	h.hand.since, h.hand.cause = time.Now(), nil
+	ctx, cancel := context.WithDeadline(ctx, h.hand.intended.Add(a.Timeout))
 	defer cancel()
 	task, err := a.OCP.Operate(ctx, ocp.Action(op.Kind), op.ClusterID, op.ServerID,
 		ocp.Params{Force: op.Request.Force, FreezeServer: op.Request.FreezeServer, StopType: op.Request.StopType},
 		ocp.RequestID{IdempotencyKey: op.OperationID, XRequestID: fmt.Sprintf("%s.%d", op.OperationID, op.Attempt)})
-	h.since = time.Now() // the last moment at which it may still have gone out
+	h.hand.since = time.Now() // the last moment at which it may still have gone out
 	if err != nil {
-		h.cause = err
+		h.hand.cause = err
 		a.logOf(h).Warn("OCP did not accept", "attempt", op.Attempt, "class", ocp.ClassOf(err), "error", err)
 	}
-	return Answered{Task: task, Err: err}
+	return operation.Answered{Task: task, Err: err}, nil
 }
 
-// retryTask has OCP run the failed task again. Its deadline is that of submit.
-func (a *Agent) retryTask(ctx context.Context, h *held) error {
-	ctx, cancel := context.WithDeadline(ctx, h.intended.Add(a.Timeout))
+// retryTask is the stage that has OCP run a failed task again. Its deadline is that of submit.
+func (a *Agent) retryTask(ctx context.Context, h *held) (operation.Input, error) {
+	ctx, cancel := context.WithDeadline(ctx, h.hand.intended.Add(a.Timeout))
 	defer cancel()
-	err := a.OCP.RetryTask(ctx, h.entry.Operation.Task.ID)
-	h.since = time.Now() // the last moment at which it may still have gone out
+	id := h.hand.entry.Operation.Task.ID
+	err := a.OCP.RetryTask(ctx, id)
+	h.hand.since = time.Now() // the last moment at which it may still have gone out
 	if err != nil {
-		a.logOf(h).Warn("OCP did not take the retry", "task", h.entry.Operation.Task.ID, "class", ocp.ClassOf(err), "error", err)
+		a.logOf(h).Warn("OCP did not take the retry", "task", id, "class", ocp.ClassOf(err), "error", err)
 	}
-	return err
+	return operation.Again{Err: err}, nil
 }
 
-// reconcile looks what became of a call whose outcome is not known.
-func (a *Agent) reconcile(ctx context.Context, h *held) Reconciled {
+// reconcile is the stage that looks for the outcome of a call that is not known.
+func (a *Agent) reconcile(ctx context.Context, h *held) (operation.Input, error) {
 	began := time.Now()
-	finding := a.find(ctx, h.entry.Operation)
-	resolution := map[Outcome]string{Found: "adopted", Done: "done", Unclear: "unknown", Forbidden: "unknown", Nothing: "not_arrived"}[finding.Outcome]
-	in := Reconciled{Finding: finding, Since: h.since, Age: time.Since(began), Cause: h.cause}
-	a.logOf(h).Info("reconciled", "attempt", h.entry.Operation.Attempt, "outcome", finding.Outcome, "task", finding.Task.ID, "note", finding.Note)
-	settled := finding.Outcome == Found || finding.Outcome == Unclear || finding.Outcome == Forbidden || began.Sub(h.since) >= a.Machine.Settle
+	op := h.hand.entry.Operation
+	finding := a.gather(ctx, op)
+	a.logOf(h).Info("reconciled", "attempt", op.Attempt, "outcome", finding.Outcome, "task", finding.Task.ID, "note", finding.Note)
+	resolution := map[operation.Outcome]string{
+		operation.Found: "adopted", operation.Done: "done", operation.Unclear: "unknown", operation.Forbidden: "unknown", operation.Nothing: "not_arrived",
+	}[finding.Outcome]
+	settled := resolution == "adopted" || resolution == "unknown" || began.Sub(h.hand.since) >= a.Machine.Settle
 	if resolution != "" && settled {
 		a.Metrics.Ambiguous.WithLabelValues(resolution).Inc()
 	}
-	return in
+	return operation.Reconciled{Finding: finding, Since: h.hand.since, Age: time.Since(began), Cause: h.hand.cause}, nil
 }
 
-// find gathers the evidence: the topology, the cluster's tasks since the call and,
-// where the list does not say which server one is about, that task in full.
-func (a *Agent) find(ctx context.Context, op events.Operation) Finding {
-	unreadable := func(err error) Finding {
+// gather collects the evidence: the topology, the cluster's tasks since the call and, where the list does not say which
+// server a task is about, that task in full.
+func (a *Agent) gather(ctx context.Context, op events.Operation) operation.Finding {
+	unreadable := func(err error) operation.Finding {
 		if ocp.ClassOf(err) == ocp.Refused {
-			return Finding{Outcome: Forbidden, Note: fmt.Sprintf("OCP does not let this user look: %v", err)}
+			return operation.Finding{Outcome: operation.Forbidden, Note: fmt.Sprintf("OCP does not let this user look: %v", err)}
 		}
-		return Finding{Outcome: Unreadable, Note: err.Error()}
+		return operation.Finding{Outcome: operation.Unreadable, Note: err.Error()}
 	}
 	topology, errTopology := a.OCP.Zones(ctx, op.ClusterID)
 	if errTopology == nil && len(topology) == 0 {
-		errTopology = errNoZones
+		errTopology = facts.ErrNoZones
 	}
-	e := Evidence{Topology: topology}
-	listed, err := a.OCP.Tasks(ctx, ocp.TaskQuery{ClusterID: op.ClusterID, Since: op.OCPTime.Add(-clockTolerance)})
+	listed, err := a.OCP.Tasks(ctx, ocp.TaskQuery{ClusterID: op.ClusterID, Since: op.OCPTime.Add(-operation.ClockTolerance)})
 	if err != nil {
 		return unreadable(err)
 	}
-	server, _ := guard.FindServer(topology, op.ServerID)
+	evidence := operation.Evidence{Topology: topology}
+	server, _, _ := topology.Server(op.ServerID)
 	for _, t := range listed {
-		_, about := AboutServer(t, op.ClusterID, op.ServerID, server.HostID)
-		if min(does(t, op.Kind), about, startedSince(t, op.OCPTime)) == No {
+		if !operation.Candidate(op, t, server.HostID) {
 			continue
 		}
 		full, err := a.OCP.Task(ctx, t.ID)
 		if err != nil {
 			return unreadable(err)
 		}
-		e.Tasks = append(e.Tasks, full)
+		evidence.Tasks = append(evidence.Tasks, full)
 	}
-	finding := reconcile(op, e)
-	if errTopology != nil && finding.Outcome != Found { // a task says enough without
+	finding := operation.Trace(op, evidence)
+	if errTopology != nil && finding.Outcome != operation.Found { // a task says enough without
 		return unreadable(errTopology)
 	}
 	return finding
-}
-
-// errNoZones is an answer that cannot be: every cluster has zones.
-var errNoZones = errors.New("OCP shows no zones of the cluster")
-
-// forbidden reports whether OCP said that this user may not.
-func forbidden(err error) bool {
-	return refusedWith(err, http.StatusUnauthorized, http.StatusForbidden)
-}
-
-// refusedWith reports whether OCP itself, and no gateway before it, refused with one of
-// the statuses.
-func refusedWith(err error, statuses ...int) bool {
-	e, ok := asOCPError(err)
-	return ok && e.Class == ocp.Refused && e.Err == nil && slices.Contains(statuses, e.Status)
-}
-
-func asOCPError(err error) (*ocp.Error, bool) {
-	var e *ocp.Error
-	ok := errors.As(err, &e)
-	return e, ok
 }

@@ -7,19 +7,18 @@ import (
 	"github.com/obwarden/obwarden/events"
 )
 
-// tidyEvery is how often the request stream is looked at for what NATS should have removed.
+// tidyEvery is how often the request stream is looked at for requests that NATS should have removed.
 const tidyEvery = 30 * time.Second
 
-// tidy drops requests, until ctx ends, that were acknowledged a while ago and are in
-// the stream all the same.
-func (a *Agent) tidy(ctx context.Context) error {
+// tidy drops requests, until ctx ends, that were acknowledged a while ago and are in the stream all the same.
+func (a *Agent) tidy(ctx context.Context) {
 	tick := time.NewTicker(tidyEvery)
 	defer tick.Stop()
 	var acknowledged uint64
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case <-tick.C:
 		}
 		upTo := acknowledged

@@ -20,9 +20,11 @@ import (
 
 	"github.com/obwarden/obwarden/agent"
 	"github.com/obwarden/obwarden/agent/alerts"
-	"github.com/obwarden/obwarden/agent/guard"
+	"github.com/obwarden/obwarden/agent/facts"
 	"github.com/obwarden/obwarden/agent/ocp"
 	"github.com/obwarden/obwarden/agent/ocp/ocpsim"
+	"github.com/obwarden/obwarden/agent/operation"
+	"github.com/obwarden/obwarden/agent/policy"
 	"github.com/obwarden/obwarden/events"
 	"github.com/obwarden/obwarden/metrics"
 )
@@ -327,9 +329,9 @@ func TestOperation(t *testing.T) {
 	defer client.Close()
 	u := connect(t, url, "agent")
 	a := agent.New(agent.Config{
-		JetStream: u.js, Streams: u.openStreams(), OCP: client, Policy: &guard.Policy{Hash: "lax", Limits: guard.Limits{MaxConcurrent: 1}}, Log: slog.New(slog.DiscardHandler),
+		JetStream: u.js, Streams: u.openStreams(), OCP: client, Directory: facts.NewDirectory(client), Policy: policy.NewLive(&policy.Policy{Hash: "lax", Limits: policy.Limits{MaxConcurrent: 1}}), Log: slog.New(slog.DiscardHandler),
 		Metrics: metrics.New(prometheus.NewRegistry(), "test", "go", metrics.Scraped{}),
-		Machine: agent.Machine{Agent: "test", Settle: 2 * time.Second, StallAfter: time.Minute, PollMin: 10 * time.Millisecond, PollMax: 50 * time.Millisecond},
+		Machine: operation.Machine{Agent: "test", Settle: 2 * time.Second, StallAfter: time.Minute, PollMin: 10 * time.Millisecond, PollMax: 50 * time.Millisecond},
 		AckWait: 10 * time.Second, Timeout: time.Second,
 	})
 	ctx, stop := context.WithCancel(t.Context())
@@ -369,8 +371,8 @@ func TestRequester(t *testing.T) {
 	url := natsServer(t)
 	agent, requester := connect(t, url, "agent"), connect(t, url, "requester")
 	request := events.Request{ClusterID: 1, ServerID: 2}
-	if _, err := request.Publish(t.Context(), requester.js, events.Stop, "cli"); !errors.Is(err, events.ErrNobody) {
-		t.Errorf("without an agent: got %v, want %v", err, events.ErrNobody)
+	if _, err := request.Publish(t.Context(), requester.js, events.Stop, "cli"); !errors.Is(err, events.ErrNoStream) {
+		t.Errorf("without an agent: got %v, want %v", err, events.ErrNoStream)
 	}
 	streams := agent.openStreams()
 

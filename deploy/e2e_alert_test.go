@@ -9,14 +9,13 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/obwarden/obwarden/agent/guard"
 	"github.com/obwarden/obwarden/agent/ocp/ocpsim"
+	"github.com/obwarden/obwarden/agent/policy"
 	"github.com/obwarden/obwarden/events"
 )
 
@@ -173,7 +172,7 @@ func (w *world) alertRestarts(t *testing.T) {
 	if op.Source != "alertmanager" || op.Request.Reason != "OceanBaseServerDown on "+w.sick.ip || op.Request.Labels["alert_rule"] != "server-down" || op.Attempt != 1 {
 		t.Errorf("operation %+v", op)
 	}
-	if p, err := guard.Load(w.policy); err != nil || op.Policy != p.Hash {
+	if p, err := policy.Load(w.policy); err != nil || op.Policy != p.Hash {
 		t.Errorf("decided by policy %q, want the one of the file, %v", op.Policy, err)
 	}
 	if op.Task == nil || op.Task.Status != "SUCCESSFUL" || op.Task.Progress != 1 || len(op.Task.Subtasks) != 11 {
@@ -199,12 +198,7 @@ func (w *world) alertRestarts(t *testing.T) {
 
 // repeatsDoNothing keeps the alert firing: the database is slow to say that it is back.
 func (w *world) repeatsDoNothing(t *testing.T) {
-	if err := w.processes["agent"].Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.processes["agent"].Wait(); err != nil {
-		t.Errorf("the agent ends: %v", err)
-	}
+	w.processes["agent"].Stop()
 	w.startAgent()
 	until(t, "the silence ends", func() string {
 		for _, s := range w.silences(t, w.sick.first.OperationID) {

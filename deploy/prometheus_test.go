@@ -15,7 +15,8 @@ import (
 	"github.com/goccy/go-yaml"
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/obwarden/obwarden/agent/guard"
+	"github.com/obwarden/obwarden/agent/policy"
+	"github.com/obwarden/obwarden/events"
 	"github.com/obwarden/obwarden/metrics"
 )
 
@@ -219,16 +220,16 @@ func TestKubernetesNamesWhatIsThere(t *testing.T) {
 			t.Errorf("%s: no %s in secret %s", env.Name, ref.Key, ref.Name)
 		}
 	}
-	policy, err := guard.Parse("policy.yaml", []byte(objects["ConfigMap/obwarden-policy"].Data["policy.yaml"]))
-	if err != nil || len(policy.Alerts) == 0 || policy.Silence == nil {
-		t.Errorf("policy %+v, %v, want one that says what is made of alerts and what is silenced", policy, err)
+	p, err := policy.Parse("policy.yaml", []byte(objects["ConfigMap/obwarden-policy"].Data["policy.yaml"]))
+	if err != nil || len(p.Alerts) == 0 || p.Silence == nil {
+		t.Errorf("policy %+v, %v, want one that says what is made of alerts and what is silenced", p, err)
 	}
 }
 
 // A variable that does not exist has no effect, and nothing but a line in the log says so.
 func TestExamplesSetVariablesThatExist(t *testing.T) {
 	t.Parallel()
-	readme, err := os.ReadFile("../README.md")
+	readme, err := os.ReadFile("../cmd/obwarden/README.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -272,11 +273,11 @@ func TestComposeSendsAlertsToTheAgent(t *testing.T) {
 	t.Parallel()
 	c := readCompose(t)
 	agent, alertmanager := c.Services["agent"], c.Services["alertmanager"]
-	policy := agent.Environment["OBWARDEN_POLICY_FILE"]
-	if !slices.Contains(agent.Volumes, "./policy:"+filepath.Dir(policy)+":ro") {
-		t.Errorf("policy %s is in none of the volumes %v", policy, agent.Volumes)
+	policyFile := agent.Environment["OBWARDEN_POLICY_FILE"]
+	if !slices.Contains(agent.Volumes, "./policy:"+filepath.Dir(policyFile)+":ro") {
+		t.Errorf("policy %s is in none of the volumes %v", policyFile, agent.Volumes)
 	}
-	if p, err := guard.Load("policy/" + filepath.Base(policy)); err != nil || len(p.Alerts) == 0 {
+	if p, err := policy.Load("policy/" + filepath.Base(policyFile)); err != nil || len(p.Alerts) == 0 {
 		t.Errorf("the policy has no alerts, or %v", err)
 	}
 	if len(alertmanager.Command) != 1 || len(alertmanager.Secrets) != 1 {
@@ -403,7 +404,7 @@ func TestRulesNameMetricsThatExist(t *testing.T) {
 	t.Parallel()
 	reg := prometheus.NewRegistry()
 	m := metrics.New(reg, "test", "go", metrics.Scraped{})
-	m.Paused.WithLabelValues(metrics.AllClusters)
+	reg.MustRegister(m.Holding(func() metrics.Held { return metrics.Held{Paused: []int64{events.AllClusters}} }))
 	m.OperationDuration.WithLabelValues("stop", "succeeded")
 	m.OCPRequestDuration.WithLabelValues("task_get", "200")
 	families, err := reg.Gather()

@@ -15,9 +15,9 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// headers looks names up whatever their letter case: NATS keeps the case that
-// the publisher wrote, and publishers differ. Of several spellings in one message
-// the same is taken each time: a key must not change between two deliveries.
+// headers looks up names in any letter case: NATS keeps the case that the publisher wrote,
+// and publishers differ. If a message has several spellings of a name, get chooses the same
+// one each time, because a key must not change between two deliveries.
 type headers nats.Header
 
 func (h headers) get(name string) string {
@@ -32,16 +32,16 @@ func (h headers) get(name string) string {
 	return ""
 }
 
-// envelope is what a CloudEvent says beside its data; id is empty where the
-// message is no CloudEvent.
+// envelope has the attributes of a CloudEvent that the agent uses. If the message is no
+// CloudEvent, id is empty.
 type envelope struct {
 	id, traceparent string
 }
 
-// openCloudEvent takes the request's JSON out of a message: a plain one, or a
-// CloudEvent 1.0 in binary mode (attributes as ce- headers) or structured mode.
-// A body with a specversion is a structured CloudEvent even without the content
-// type: no request has such a field.
+// openCloudEvent returns the JSON of the request in a message. The message is plain, or a
+// CloudEvent 1.0 in binary mode (attributes as ce- headers) or in structured mode. A body
+// with a specversion is a structured CloudEvent even without the content type, because no
+// request has such a field.
 func openCloudEvent(h headers, body []byte) (envelope, []byte, error) {
 	contentType, _, _ := mime.ParseMediaType(h.get("Content-Type"))
 	switch {
@@ -51,7 +51,7 @@ func openCloudEvent(h headers, body []byte) (envelope, []byte, error) {
 		return openStructured(body)
 	case h.get("ce-specversion") != "" || h.get("ce-id") != "":
 		return openBinary(h, contentType, body)
-	case contentType != "" && contentType != "application/json" && contentType != "text/plain" && contentType != "application/octet-stream":
+	case !slices.Contains([]string{"", "application/json", "text/plain", "application/octet-stream"}, contentType):
 		return envelope{}, nil, fmt.Errorf("content type: %.64q is not application/json", contentType)
 	}
 	if fields, err := decodeObject(limited(body)); err == nil && fields["specversion"] != nil {
@@ -60,7 +60,8 @@ func openCloudEvent(h headers, body []byte) (envelope, []byte, error) {
 	return envelope{}, body, nil
 }
 
-// limited keeps a body that is refused for its size from being parsed first.
+// limited is the body, or nothing if the body exceeds the limit: a body that is refused for
+// its size must not be parsed first.
 func limited(body []byte) []byte {
 	if len(body) > MaxRequestBytes {
 		return nil

@@ -12,8 +12,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Pause says whether operations are held back, by whom and why: a value of the
-// key-value bucket OB_CONTROL. Its key is pause.all or pause.<cluster>.
+// Pause says whether a person holds operations back, who does and why. It is a value of the
+// key-value bucket OB_CONTROL; its key is pause.all or pause.<cluster>.
 type Pause struct {
 	Paused bool      `json:"paused"`
 	By     string    `json:"by,omitempty"`
@@ -21,7 +21,7 @@ type Pause struct {
 	At     time.Time `json:"at"`
 }
 
-// AllClusters is the cluster of a pause that holds for all of them.
+// AllClusters stands for the cluster in a pause of all clusters.
 const AllClusters int64 = 0
 
 // PauseKeys matches the keys of all pauses.
@@ -35,8 +35,8 @@ func PauseKey(cluster int64) string {
 	return fmt.Sprintf("pause.%d", cluster)
 }
 
-// DecodePause reads a pause with its key. What cannot be understood is a pause: a
-// kill switch that somebody tried to throw must not be passed over.
+// DecodePause reads a pause with its key. A value that cannot be parsed counts as a pause: a
+// kill switch that somebody tried to use must not be ignored.
 func DecodePause(key string, value []byte) (cluster int64, p Pause, err error) {
 	name, _ := strings.CutPrefix(key, "pause.")
 	if name != "all" {
@@ -47,11 +47,12 @@ func DecodePause(key string, value []byte) (cluster int64, p Pause, err error) {
 	if p, err := decodePause(value); err == nil {
 		return cluster, p, nil
 	}
-	return cluster, Pause{Paused: true, By: "somebody", Reason: fmt.Sprintf("the value of key %s in %s cannot be understood", key, ControlBucket)}, nil
+	reason := fmt.Sprintf("the value of key %s in %s cannot be understood", key, ControlBucket)
+	return cluster, Pause{Paused: true, By: "somebody", Reason: reason}, nil
 }
 
-// decodePause is strict: a value that does not say for certain that nothing is paused
-// must not be taken for one that does.
+// decodePause is strict, so that only a value that says for certain that nothing is paused
+// is read so.
 func decodePause(value []byte) (p Pause, err error) {
 	fields, err := decodeObject(value)
 	if err != nil {
@@ -74,11 +75,11 @@ func decodePause(value []byte) (p Pause, err error) {
 	return p, nil
 }
 
-// ErrRaced means that somebody else changed a pause at the same moment.
-var ErrRaced = errors.New("somebody else changed it at the same moment: look, and try again")
+// ErrRaced means that somebody else changed the pause at the same moment.
+var ErrRaced = errors.New("somebody else changed the pause at the same moment: look, and try again")
 
-// SetPause pauses or resumes a cluster, or AllClusters. It takes effect with every
-// agent within moments, and with those that start later.
+// SetPause pauses or resumes a cluster, or AllClusters. Every agent that runs obeys within
+// moments, and so does every agent that starts later.
 func SetPause(ctx context.Context, bucket jetstream.KeyValue, cluster int64, p Pause) error {
 	key := PauseKey(cluster)
 	value, err := json.Marshal(p)
@@ -103,14 +104,14 @@ func SetPause(ctx context.Context, bucket jetstream.KeyValue, cluster int64, p P
 	return nil
 }
 
-// Inventory is what OCP last showed to an agent: a value of the bucket OB_CONTROL,
-// for those who have no access to OCP.
+// Inventory lists the clusters that OCP last showed to an agent. It is a value of the bucket
+// OB_CONTROL, for programs that have no access to OCP.
 type Inventory struct {
 	Clusters []KnownCluster `json:"clusters"`
 	At       time.Time      `json:"at"`
 }
 
-// KnownCluster is a cluster in OCP.
+// KnownCluster is a cluster that OCP showed.
 type KnownCluster struct {
 	ID   int64  `json:"id"`
 	Name string `json:"name"`
@@ -118,7 +119,8 @@ type KnownCluster struct {
 
 const inventoryKey = "clusters"
 
-// ReadInventory reads what OCP last showed; the zero Inventory where it has shown nothing yet.
+// ReadInventory reads the latest Inventory, or the zero value if OCP has not shown any
+// cluster yet.
 func ReadInventory(ctx context.Context, bucket jetstream.KeyValue) (Inventory, error) {
 	entry, err := bucket.Get(ctx, inventoryKey)
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
@@ -134,7 +136,7 @@ func ReadInventory(ctx context.Context, bucket jetstream.KeyValue) (Inventory, e
 	return i, nil
 }
 
-// Write keeps i for others to read. The last writer wins: all agents see the same OCP.
+// Write stores i for others to read. The last writer wins, since all agents see the same OCP.
 func (i Inventory) Write(ctx context.Context, bucket jetstream.KeyValue) error {
 	value, err := json.Marshal(i)
 	if err != nil {

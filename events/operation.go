@@ -9,17 +9,17 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// OperationSchema names the version of the document. Within a version fields are
-// only ever added.
+// OperationSchema names the version of the document. Within a version, fields are only ever
+// added.
 const OperationSchema = "obwarden.operation.v1"
 
-// Operation is an operation as it stands after its nth event: the body of every
-// event. Absent is absent: no nulls, no zero times. Times are UTC.
+// Operation is an operation as it stands after its nth event: the body of every event. The
+// document has no nulls and no zero times: fields without a value are absent. Times are UTC.
 type Operation struct {
 	Schema      string `json:"schema"`
 	OperationID string `json:"operation_id"`
 	N           int    `json:"n"`     // counts the operation's events from 1
-	Steps       int    `json:"steps"` // of these, those that are no duplicates: who wrote the latest holds it
+	Steps       int    `json:"steps"` // counts the events that are no duplicates: who wrote the latest owns the operation
 	Kind        Kind   `json:"kind"`
 	State       State  `json:"state"`
 	ClusterID   int64  `json:"cluster_id"` // 0: unknown, in a refusal
@@ -27,7 +27,7 @@ type Operation struct {
 
 	IdempotencyKey  string  `json:"idempotency_key"`
 	Attempt         int     `json:"attempt"` // calls to OCP that may have arrived
-	Agent           string  `json:"agent"`   // who wrote this event
+	Agent           string  `json:"agent"`   // the agent that wrote this event
 	Source          string  `json:"source,omitempty"`
 	Request         Request `json:"request"`
 	RequestSequence uint64  `json:"request_sequence"` // of the message in OB_REQUESTS that owns the operation
@@ -38,16 +38,16 @@ type Operation struct {
 	UpdatedAt   time.Time `json:"updated_at"`
 	SubmittedAt time.Time `json:"submitted_at,omitzero"` // of the latest attempt
 	OCPTime     time.Time `json:"ocp_time,omitzero"`     // of the first attempt, by OCP's clock
-	SeenMoving  bool      `json:"seen_moving,omitempty"` // the server was on its way since, with no task to be seen
+	SeenMoving  bool      `json:"seen_moving,omitempty"` // since then the server has moved, while OCP showed no task
 	RetriedAt   time.Time `json:"retried_at,omitzero"`   // of the latest retry of OCP's task
 	EndedAt     time.Time `json:"ended_at,omitzero"`
 
-	Policy    string     `json:"policy,omitempty"`    // hash of the policy that the latest decision was made by
+	Policy    string     `json:"policy,omitempty"`    // hash of the policy of the latest decision
 	Approvals []Approval `json:"approvals,omitempty"` // the latest last
-	Decision  []Finding  `json:"decision,omitempty"`  // rule by rule, of a dry run
+	Decision  []Finding  `json:"decision,omitempty"`  // of a dry run, rule by rule
 
-	Reason   *Reason  `json:"reason,omitempty"` // why it waits, was rejected or failed
-	Error    *Error   `json:"error,omitempty"`  // what failed, in full
+	Reason   *Reason  `json:"reason,omitempty"` // why the operation waits, was rejected or failed
+	Error    *Error   `json:"error,omitempty"`  // the failure in full
 	Warnings []string `json:"warnings,omitempty"`
 	Changes  []Change `json:"changes,omitempty"` // what this event changed in the task
 	Task     *Task    `json:"task,omitempty"`
@@ -57,30 +57,30 @@ type Operation struct {
 type Reason struct {
 	Code    string    `json:"code"`
 	Message string    `json:"message"`
-	Until   time.Time `json:"until,omitzero"` // the next look, while it waits
-	// Position among those that wait for a slot in the cluster, from 1; 0: not in the queue.
+	Until   time.Time `json:"until,omitzero"` // when the agent looks again, while the operation waits
+	// Position among the operations that wait for a slot in the cluster, from 1; 0: not in the queue.
 	Position int `json:"position,omitempty"`
 }
 
-// Approval is a person's word that an operation may be done, or why it did not count.
+// Approval is an order to approve an operation, which counts or was refused.
 type Approval struct {
 	By     string `json:"by"`
 	Reason string `json:"reason,omitempty"`
-	// Sequence of the order in the request stream: who gave it knows its own by it.
+	// Sequence of the order in the request stream: the person who gave the order recognises it by that.
 	Sequence uint64    `json:"sequence"`
-	At       time.Time `json:"at"`                // when its order came into the request stream
-	Refused  string    `json:"refused,omitempty"` // why it does not count; empty: it does
+	At       time.Time `json:"at"`                // when the order came into the request stream
+	Refused  string    `json:"refused,omitempty"` // why the approval does not count; empty if it counts
 }
 
-// Finding is what one rule of the guard says.
+// Finding is the verdict of one rule of the guard.
 type Finding struct {
 	Rule    string `json:"rule"`
 	Verdict string `json:"verdict"`           // allow, wait, reject, done
 	Code    string `json:"code,omitempty"`    // empty for allow
-	Message string `json:"message,omitempty"` // what it rests on
+	Message string `json:"message,omitempty"` // the facts behind the verdict
 }
 
-// Error is a failure in full. TraceID is what OCP's support asks for.
+// Error is a failure in full. OCP's support asks for the TraceID.
 type Error struct {
 	Code       string `json:"code"`
 	Message    string `json:"message"`
@@ -92,8 +92,8 @@ type Error struct {
 	Log        string `json:"log,omitempty"` // the end of the failed subtask's log in OCP
 }
 
-// Change is one subtask's step from one status to another. Subtask 0 is the task
-// itself. From is empty where the subtask was not there before.
+// Change is the step of one subtask from one status to another. Subtask 0 is the task itself.
+// From is empty if the subtask did not exist before.
 type Change struct {
 	SubtaskID int64  `json:"subtask_id"`
 	Name      string `json:"name"`
@@ -101,7 +101,7 @@ type Change struct {
 	To        string `json:"to"`
 }
 
-// Task is OCP's task as last seen.
+// Task is OCP's task as the agent last saw it.
 type Task struct {
 	ID         int64     `json:"id"`
 	Name       string    `json:"name"`
@@ -109,8 +109,8 @@ type Task struct {
 	Operation  string    `json:"operation,omitempty"`
 	StartedAt  time.Time `json:"started_at,omitzero"`
 	FinishedAt time.Time `json:"finished_at,omitzero"`
-	MovedAt    time.Time `json:"moved_at"`            // when a change was last seen
-	StalledAt  time.Time `json:"stalled_at,omitzero"` // when it was reported as stalled; gone once it moves
+	MovedAt    time.Time `json:"moved_at"`            // when the agent last saw a change
+	StalledAt  time.Time `json:"stalled_at,omitzero"` // when the agent reported the task as stalled; absent once it moves
 	Progress   float64   `json:"progress"`            // finished subtasks / subtasks, 0 to 1
 	Subtasks   []Subtask `json:"subtasks,omitzero"`   // in topological order
 }
@@ -118,10 +118,10 @@ type Task struct {
 // Timing says whose clock measured a subtask.
 type Timing string
 
-// Where the times of a subtask come from.
+// Clocks that measure a subtask.
 const (
 	TimingOCP      Timing = "ocp"      // OCP's own timestamps
-	TimingObserved Timing = "observed" // when the agent saw it change; up to a poll interval late
+	TimingObserved Timing = "observed" // when the agent saw the change; up to a poll interval late
 )
 
 // Subtask is one node of the task's DAG.
@@ -131,7 +131,7 @@ type Subtask struct {
 	Status          string    `json:"status"`
 	Operation       string    `json:"operation,omitempty"`
 	Upstreams       []int64   `json:"upstreams,omitzero"`
-	Runs            int       `json:"runs,omitempty"` // executions, where OCP tells
+	Runs            int       `json:"runs,omitempty"` // executions, if OCP reports them
 	StartedAt       time.Time `json:"started_at,omitzero"`
 	FinishedAt      time.Time `json:"finished_at,omitzero"`
 	DurationSeconds float64   `json:"duration_seconds,omitempty"`
@@ -144,7 +144,7 @@ type Event struct {
 	Token State
 }
 
-// Accepts says why an operation that stands at o does not take an order; nil where it does.
+// Accepts returns why an operation that stands at o does not take an order, or nil if it does.
 func (o Operation) Accepts(order Order) error {
 	switch {
 	case o.N == 0:
@@ -152,18 +152,18 @@ func (o Operation) Accepts(order Order) error {
 	case order.Kind != o.Kind || order.ClusterID != o.ClusterID || order.ServerID != o.ServerID:
 		return fmt.Errorf("it is the %s of server %d of cluster %d", o.Kind, o.ServerID, o.ClusterID)
 	case order.Verb == Cancel && o.State != Accepted && o.State != Waiting:
-		return fmt.Errorf("it is %s: only what has not been submitted to OCP can be cancelled", o.State)
+		return fmt.Errorf("it is %s: only an operation that has not been submitted to OCP can be cancelled", o.State)
 	case order.Verb == Approve && o.State != Accepted && o.State != Waiting:
-		return fmt.Errorf("it is %s: only what has not been submitted to OCP can be approved", o.State)
+		return fmt.Errorf("it is %s: only an operation that has not been submitted to OCP can be approved", o.State)
 	case order.Verb == Retry && o.State != Failed:
-		return fmt.Errorf("it is %s: only what has failed can be retried", o.State)
+		return fmt.Errorf("it is %s: only an operation that has failed can be retried", o.State)
 	case order.Verb == Retry && o.Task == nil:
 		return errors.New("it failed before OCP started a task: make a new request")
 	}
 	return nil
 }
 
-// EventID identifies this event among all: operation and number.
+// EventID identifies this event among the events of all operations: operation and number.
 func (o Operation) EventID() string { return fmt.Sprintf("%s.%d", o.OperationID, o.N) }
 
 // Message is the event as it is published.
@@ -179,7 +179,7 @@ func (e Event) Message() (*nats.Msg, error) {
 	return msg, nil
 }
 
-// DecodeEvent reads an event back. It is tolerant of fields that a newer version added.
+// DecodeEvent reads an event. It ignores fields that a newer version has added.
 func DecodeEvent(subject string, body []byte) (Event, error) {
 	var e Event
 	if err := json.Unmarshal(body, &e.Operation); err != nil {

@@ -10,9 +10,9 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// Order is what a person wants of an operation that is there already. Its subject
-// names the target too, so that NATS permissions can say who may give orders about
-// what; an order whose target is not the operation's is refused.
+// Order tells the agent what to do with an operation that exists: a person cancels, retries
+// or approves it. The subject names the target too, so that NATS permissions can say who may
+// give orders about which servers. An order with another target than the operation is refused.
 type Order struct {
 	Verb        Verb   `json:"-"`
 	Kind        Kind   `json:"-"`
@@ -23,7 +23,7 @@ type Order struct {
 	RequestedBy string `json:"requested_by,omitempty"`
 }
 
-// OrderTo is an order about op.
+// OrderTo returns an order about op.
 func OrderTo(v Verb, op Operation) Order {
 	return Order{Verb: v, Kind: op.Kind, OperationID: op.OperationID, ClusterID: op.ClusterID, ServerID: op.ServerID}
 }
@@ -33,7 +33,7 @@ func (o Order) Subject() string {
 	return fmt.Sprintf("ob.server.%s.%s.%s.%d.%d", o.Kind, o.Verb, o.OperationID, o.ClusterID, o.ServerID)
 }
 
-// IsOrder reports whether a message of the request stream is an order, not a request.
+// IsOrder reports whether a message of the request stream is an order, and not a request.
 func IsOrder(subject string) bool {
 	tokens := strings.Split(subject, ".")
 	return len(tokens) > 3 && tokens[0] == "ob" && tokens[1] == "server" && slices.Contains(Verbs(), Verb(tokens[3]))
@@ -55,7 +55,8 @@ func (o Order) Message() (*nats.Msg, error) {
 func DecodeOrder(subject string, body []byte) (Order, error) {
 	tokens := strings.Split(subject, ".")
 	if !IsOrder(subject) || len(tokens) != 7 {
-		return Order{}, fmt.Errorf("subject %q: not of the form ob.server.<kind>.<cancel, retry or approve>.<operation>.<cluster>.<server>", subject)
+		const form = "ob.server.<kind>.<cancel, retry or approve>.<operation>.<cluster>.<server>"
+		return Order{}, fmt.Errorf("subject %q: not of the form %s", subject, form)
 	}
 	o := Order{Verb: Verb(tokens[3]), Kind: Kind(tokens[2]), OperationID: tokens[4]}
 	var errCluster, errServer error

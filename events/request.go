@@ -15,7 +15,7 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// Limits of a request. What goes beyond them is refused, never cut.
+// Limits of a request. A request that exceeds them is refused, never cut.
 const (
 	MaxRequestBytes = 64 << 10
 	MaxKeyBytes     = 256
@@ -23,11 +23,11 @@ const (
 	MaxLabels       = 32
 )
 
-// maxDepth is how deep a body may nest: a request with labels in a CloudEvent
-// needs 3, and the check of a body that nests thousands deep takes a second.
+// maxDepth is how deep a body may nest. A request with labels in a CloudEvent needs 3 levels,
+// and the check of a body with thousands of levels takes a second.
 const maxDepth = 16
 
-// IdempotencyKeyHeader carries the key of a request whose body names none.
+// IdempotencyKeyHeader carries the key of a request without a key in its body.
 const IdempotencyKeyHeader = "Idempotency-Key"
 
 // Request asks for one operation on one server. A Request that DecodeRequest
@@ -46,7 +46,7 @@ type Request struct {
 	ExpiresAt      time.Time         `json:"expires_at,omitzero"`
 }
 
-// Same reports whether two requests ask for the same with the same words.
+// Same reports whether two requests have the same content. The key is no part of it.
 func (r Request) Same(other Request) bool {
 	freeze := func(b *bool) string { return fmt.Sprint(b != nil, b != nil && *b) }
 	return r.ClusterID == other.ClusterID && r.ServerID == other.ServerID &&
@@ -55,17 +55,17 @@ func (r Request) Same(other Request) bool {
 		r.DryRun == other.DryRun && r.ExpiresAt.Equal(other.ExpiresAt)
 }
 
-// Expired reports whether r must not be submitted any more at now.
+// Expired reports whether it is too late at now to submit r.
 func (r Request) Expired(now time.Time) bool {
 	return !r.ExpiresAt.IsZero() && !now.Before(r.ExpiresAt)
 }
 
-// SourceHeader says which of our own doors a request came through; without it
-// it came from NATS directly.
+// SourceHeader says which part of obwarden published a request. A request without it comes
+// from another client of NATS.
 const SourceHeader = "Obwarden-Source"
 
-// Message is the request as our own clients publish it: target in the subject too,
-// so that NATS permissions on subjects apply.
+// Message is the request as obwarden's own clients publish it: the subject names the target
+// too, so that NATS permissions on subjects apply.
 func (r Request) Message(kind Kind, source string) (*nats.Msg, error) {
 	body, err := json.Marshal(r)
 	if err != nil {
@@ -82,14 +82,14 @@ func (r Request) Message(kind Kind, source string) (*nats.Msg, error) {
 type Received struct {
 	Kind        Kind
 	Request     Request
-	Traceparent string // W3C trace context, passed on; empty where there is none
+	Traceparent string // W3C trace context, passed on; empty if there is none
 	Source      string // cli, http, alertmanager, cloudevent or nats
 }
 
-// DecodeRequest reads one message of the request stream. fallbackKey is the key
-// where the publisher gave none. On an error, which says what is wrong and where
-// in words for the publisher, the Received holds whatever could be read, so that
-// the refusal can be addressed: kind, key (fallbackKey at least), cluster and server.
+// DecodeRequest reads one message of the request stream. A request without a key gets
+// fallbackKey. An error tells the publisher what is wrong and where. Beside an error, the
+// Received holds the parts that could be read, so that the refusal can be addressed: kind,
+// key (at least fallbackKey), cluster and server.
 func DecodeRequest(subject string, header nats.Header, body []byte, fallbackKey string) (Received, error) {
 	h := headers(header)
 	got := Received{Traceparent: traceparent(h.get("traceparent"))}
@@ -125,14 +125,14 @@ func DecodeRequest(subject string, header nats.Header, body []byte, fallbackKey 
 		r.IdempotencyKey = fallbackKey
 	}
 
-	// An error of the body hides nothing: where it stands, a missing target is its echo.
+	// If the body cannot be read, a missing target only follows from that: it is not reported.
 	if err := errors.Join(subjectErr, envelopeErr, bodyErr); err != nil {
 		return got, errors.Join(err, keyErr)
 	}
 	return got, errors.Join(targetErr, keyErr)
 }
 
-// traceparent is s where it is one, as W3C's Trace Context says, else nothing.
+// traceparent returns s if it has the form of W3C's Trace Context, else the empty string.
 func traceparent(s string) string {
 	if len(s) != 55 || strings.Trim(s, "0123456789abcdef-") != "" || strings.Count(s, "-") != 3 {
 		return ""
@@ -140,7 +140,7 @@ func traceparent(s string) string {
 	return s
 }
 
-// source is bounded: it becomes a label.
+// source returns one of few values, because it becomes a label of metrics.
 func source(h headers, e envelope) string {
 	switch s := h.get(SourceHeader); {
 	case s == "cli" || s == "http" || s == "alertmanager":
@@ -151,7 +151,7 @@ func source(h headers, e envelope) string {
 	return "nats"
 }
 
-// mergeTarget fills in what only the subject says and refuses a disagreement.
+// mergeTarget completes r with the target in the subject, and refuses a disagreement.
 func mergeTarget(r *Request, t target) error {
 	merge := func(field string, body *int64, subject int64) error {
 		switch {
@@ -179,9 +179,9 @@ func validKey(key string) error {
 	return nil
 }
 
-// decodeRequestBody reads the JSON object of a request. encoding/json alone
-// would let pass what must not: names in another letter case, names given twice,
-// nulls. It reports every faulty field, and returns the sound ones beside the error.
+// decodeRequestBody reads the JSON object of a request. encoding/json alone would accept
+// names in another letter case, names that are given twice, and nulls. It reports every
+// faulty field, and returns the valid ones beside the error.
 func decodeRequestBody(data []byte) (Request, error) {
 	var r Request
 	if len(data) > MaxRequestBytes {
@@ -203,11 +203,14 @@ func decodeRequestBody(data []byte) (Request, error) {
 			r.IdempotencyKey = key
 			return nil
 		},
-		"cluster_id":    func(raw json.RawMessage) error { return decodeID(&r.ClusterID, raw) },
-		"server_id":     func(raw json.RawMessage) error { return decodeID(&r.ServerID, raw) },
-		"force":         func(raw json.RawMessage) error { return decodeBool(&r.Force, raw) },
-		"freeze_server": func(raw json.RawMessage) error { r.FreezeServer = new(bool); return decodeBool(r.FreezeServer, raw) },
-		"stop_type":     func(raw json.RawMessage) error { return decodeString(&r.StopType, raw) },
+		"cluster_id": func(raw json.RawMessage) error { return decodeID(&r.ClusterID, raw) },
+		"server_id":  func(raw json.RawMessage) error { return decodeID(&r.ServerID, raw) },
+		"force":      func(raw json.RawMessage) error { return decodeBool(&r.Force, raw) },
+		"freeze_server": func(raw json.RawMessage) error {
+			r.FreezeServer = new(bool)
+			return decodeBool(r.FreezeServer, raw)
+		},
+		"stop_type": func(raw json.RawMessage) error { return decodeString(&r.StopType, raw) },
 		"reason": func(raw json.RawMessage) error {
 			if err := decodeString(&r.Reason, raw); err != nil {
 				return err
@@ -234,8 +237,8 @@ func decodeRequestBody(data []byte) (Request, error) {
 	return r, errors.Join(faults...)
 }
 
-// decodeObject splits one JSON object into its fields and refuses names given
-// twice, at any depth, and anything behind the object.
+// decodeObject splits one JSON object into its fields. It refuses names that are given
+// twice, at any depth, and anything after the object.
 func decodeObject(data []byte) (map[string]json.RawMessage, error) {
 	if !utf8.Valid(data) {
 		return nil, errors.New("not valid UTF-8")
@@ -261,7 +264,7 @@ func decodeObject(data []byte) (map[string]json.RawMessage, error) {
 	return fields, nil
 }
 
-// refuseDuplicateNames reads one JSON value from d, which may nest depth deep.
+// refuseDuplicateNames reads one JSON value from d, which may nest depth levels deep.
 func refuseDuplicateNames(d *json.Decoder, path string, depth int) error {
 	token, err := d.Token()
 	if err != nil {
@@ -329,7 +332,7 @@ func decodeTime(into *time.Time, raw json.RawMessage) error {
 	if err != nil {
 		return fmt.Errorf("%.64q is not RFC 3339, e.g. 2026-11-24T21:30:00Z", s)
 	}
-	// A zero time would read as no time at all; a year of five digits, in UTC, cannot be encoded again.
+	// A zero time would be read as no time at all, and a year of five digits cannot be encoded again.
 	if t = t.UTC(); t.Year() < 1970 || t.Year() > 9999 {
 		return fmt.Errorf("%s is not in the years 1970 to 9999", s)
 	}

@@ -23,10 +23,10 @@ type Server struct {
 	dataDir string
 }
 
-// StartServer starts a NATS server that listens on listen (host:port; port 0: any
-// free one) and keeps JetStream's files below dataDir. Every message is flushed
-// to disk before it is acknowledged. Errors wrap ErrLocked, or name the address
-// or directory at fault. The caller must Close it.
+// StartServer starts a NATS server that listens on listen (host:port; port 0 is any free
+// port) and keeps JetStream's files below dataDir. The server flushes every message to disk
+// before it acknowledges it. Errors wrap ErrLocked, or name the address or directory at
+// fault. The caller must Close the server.
 func StartServer(listen, dataDir string, log *slog.Logger) (*Server, error) {
 	host, portText, err := net.SplitHostPort(listen)
 	if err != nil {
@@ -45,7 +45,8 @@ func StartServer(listen, dataDir string, log *slog.Logger) (*Server, error) {
 		return nil, fmt.Errorf("lock data directory %s: %w", dataDir, err)
 	}
 	if !held {
-		return nil, fmt.Errorf("data directory %s: %w; stop that one, or choose another OBWARDEN_DATA_DIR", dataDir, ErrLocked)
+		return nil, fmt.Errorf("data directory %s: %w; stop that one, or choose another OBWARDEN_DATA_DIR",
+			dataDir, ErrLocked)
 	}
 	s := &Server{lock: lock, dataDir: dataDir}
 	if err := errors.Join(s.CheckDisk(), probePort(host, port)); err != nil {
@@ -69,30 +70,32 @@ func StartServer(listen, dataDir string, log *slog.Logger) (*Server, error) {
 	ns.SetLoggerV2(serverLog{log.With("component", "nats-server")}, false, false, false)
 	s.nats = ns
 	ns.Start()
-	// Start returns once the journal is recovered and the server listens, or where it gave
-	// up: then it has no address, and to wait for connections would only take time.
+	// Start returns once the server has recovered its streams and listens, or once it has given
+	// up. In that case it has no address, and waiting for connections would only take time.
 	if ns.Addr() == nil || !ns.JetStreamEnabled() {
-		return nil, errors.Join(fmt.Errorf("embedded NATS server on %s with data in %s did not start: the log says why", listen, dataDir), s.Close())
+		return nil, errors.Join(fmt.Errorf("embedded NATS server on %s with data in %s did not start: the log says why",
+			listen, dataDir), s.Close())
 	}
 	return s, nil
 }
 
-// probePort finds out before the server starts whether the port is free: the
-// server itself only logs that it is not.
+// probePort finds out whether the port is free before the server starts, because the server
+// itself only logs that it is not.
 func probePort(host string, port int) error {
 	l, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(port)))
 	if err != nil {
-		return fmt.Errorf("NATS listen address: %w; free it, choose another OBWARDEN_NATS_LISTEN, or set OBWARDEN_NATS_URL to use the server that runs there", err)
+		return fmt.Errorf("NATS listen address: %w; free it, choose another OBWARDEN_NATS_LISTEN, "+
+			"or set OBWARDEN_NATS_URL to use the server that runs there", err)
 	}
 	return l.Close()
 }
 
-// URL is where clients connect.
+// URL returns the address for clients.
 func (s *Server) URL() string { return s.nats.ClientURL() }
 
-// CheckDisk returns why a request of any size could not be written to the data
-// directory now: it is full, or read-only. It may be called concurrently. The
-// server's own errors do not tell.
+// CheckDisk returns an error if a request of the greatest size could not be written to the
+// data directory now, because the disk is full or read-only. The errors of the server itself
+// do not say so. CheckDisk may be called concurrently.
 func (s *Server) CheckDisk() error {
 	probe := filepath.Join(s.dataDir, "probe")
 	errWrite := os.WriteFile(probe, make([]byte, MaxRequestBytes), 0o600)
@@ -105,15 +108,15 @@ func (s *Server) CheckDisk() error {
 	return nil
 }
 
-// Close stops the server, waits until its files are closed and unlocks the data directory.
+// Close stops the server, waits until its files are closed, and unlocks the data directory.
 func (s *Server) Close() error {
 	s.nats.Shutdown()
 	s.nats.WaitForShutdown()
 	return s.lock.Close()
 }
 
-// serverLog passes on what the server warns of. Its notices are for people who
-// run NATS for its own sake: debug, here.
+// serverLog passes on the warnings and errors of the server. Its notices are for people who
+// run NATS for its own sake: here they are logged at level debug.
 type serverLog struct{ log *slog.Logger }
 
 func (l serverLog) Noticef(format string, v ...any) { l.log.Debug(fmt.Sprintf(format, v...)) }

@@ -12,27 +12,27 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Names of what the agents share in JetStream.
+// Names of the streams, buckets and the consumer that the agents share in JetStream.
 const (
-	RequestStream   = "OB_REQUESTS"   // work queue: exactly the open operations
+	RequestStream   = "OB_REQUESTS"   // work queue: the requests of the open operations, and orders
 	OperationStream = "OB_OPERATIONS" // the journal
-	ClusterBucket   = "OB_CLUSTERS"   // key-value: who holds the slots of a cluster
-	ControlBucket   = "OB_CONTROL"    // key-value: what people have paused
+	ClusterBucket   = "OB_CLUSTERS"   // key-value: which operations hold the slots of a cluster
+	ControlBucket   = "OB_CONTROL"    // key-value: which clusters people have paused
 	Consumer        = "obwarden"      // durable, shared by all agents
 )
 
-// Limits of the request stream. When full it refuses new messages: the publisher
-// gets an error, nobody's request is dropped.
+// maxOpenRequests limits the request stream. A full stream refuses new messages: the
+// publisher gets an error, and no request is dropped.
 const maxOpenRequests = 1_000_000
 
-// StreamOptions are the parts of the streams that the person who runs the agent decides.
+// StreamOptions are the settings of the streams that the person who runs the agent chooses.
 type StreamOptions struct {
 	Replicas  int
-	Retention time.Duration // how long events are kept, and keys remembered
-	AckWait   time.Duration // after which a dead agent's requests go to another
+	Retention time.Duration // how long events are kept and keys are remembered
+	AckWait   time.Duration // how long after an agent died its requests go to another agent
 }
 
-// Streams is what an agent uses of JetStream.
+// Streams are the parts of JetStream that an agent uses.
 type Streams struct {
 	Requests   jetstream.Consumer
 	Operations jetstream.Stream
@@ -40,10 +40,10 @@ type Streams struct {
 	Control    jetstream.KeyValue
 }
 
-// OpenStreams makes what is missing and opens it. What is there with other
-// settings is never changed: the error names each difference, because somebody
-// chose it, and because a journal that is silently another than the one expected
-// is no journal.
+// OpenStreams opens the streams and buckets, and creates missing ones. It never changes an
+// existing stream: if the settings of one differ, the error names each difference. Somebody
+// chose these settings, and an agent must not rely on a journal that keeps less than it
+// expects.
 func OpenStreams(ctx context.Context, js jetstream.JetStream, o StreamOptions) (Streams, error) {
 	requests, err := openStream(ctx, js, requestStream(o))
 	if err != nil {
@@ -72,7 +72,7 @@ func OpenStreams(ctx context.Context, js jetstream.JetStream, o StreamOptions) (
 		Bucket:      ControlBucket,
 		Description: "obwarden: what people have paused, by whom and why",
 		Replicas:    o.Replicas,
-		History:     64, // who paused and resumed is kept for whoever asks
+		History:     64, // so that people can see who paused and resumed
 	})
 	if err != nil {
 		return Streams{}, err
@@ -80,8 +80,8 @@ func OpenStreams(ctx context.Context, js jetstream.JetStream, o StreamOptions) (
 	return Streams{Requests: consumer, Operations: operations, Clusters: clusters, Control: control}, nil
 }
 
-// openClusters is openBucket for a bucket that takes values of several keys in one batch.
-// One that was made without that is as good, only slower.
+// openClusters is openBucket for a bucket that takes values of several keys in one batch. A
+// bucket that was created without that works as well, only slower.
 func openClusters(ctx context.Context, js jetstream.JetStream, o StreamOptions) (jetstream.KeyValue, error) {
 	_, err := js.KeyValue(ctx, ClusterBucket)
 	if errors.Is(err, jetstream.ErrBucketNotFound) {
@@ -109,7 +109,9 @@ func openClusters(ctx context.Context, js jetstream.JetStream, o StreamOptions) 
 // BucketKey is the subject of a key in a key-value bucket.
 func BucketKey(bucket, key string) string { return "$KV." + bucket + "." + key }
 
-func openBucket(ctx context.Context, js jetstream.JetStream, want jetstream.KeyValueConfig) (jetstream.KeyValue, error) {
+func openBucket(
+	ctx context.Context, js jetstream.JetStream, want jetstream.KeyValueConfig,
+) (jetstream.KeyValue, error) {
 	bucket, err := js.KeyValue(ctx, want.Bucket)
 	if errors.Is(err, jetstream.ErrBucketNotFound) {
 		bucket, err = js.CreateKeyValue(ctx, want)
@@ -133,9 +135,9 @@ func requestStream(o StreamOptions) jetstream.StreamConfig {
 		Storage:     jetstream.FileStorage,
 		MaxMsgs:     maxOpenRequests,
 		Replicas:    o.Replicas,
-		// The journal recognises duplicates, and says so. JetStream's own window would
-		// swallow a second use of a Nats-Msg-Id without a word, whatever it asks for: so
-		// the shortest that the server allows.
+		// The agent recognises duplicates by the journal, and reports them. JetStream's own window
+		// would silently drop a second message with the same Nats-Msg-Id, whatever the message asks
+		// for. So this is the shortest window that the server allows.
 		Duplicates: 100 * time.Millisecond,
 	}
 }
@@ -174,7 +176,8 @@ func openStream(ctx context.Context, js jetstream.JetStream, want jetstream.Stre
 	return stream, nil
 }
 
-// CheckStreams reports what has become of the streams since they were opened.
+// CheckStreams reports streams and buckets that are missing or were changed since they were
+// opened.
 func CheckStreams(ctx context.Context, js jetstream.JetStream, o StreamOptions) error {
 	for _, want := range []jetstream.StreamConfig{requestStream(o), operationStream(o)} {
 		stream, err := js.Stream(ctx, want.Name)
@@ -187,21 +190,25 @@ func CheckStreams(ctx context.Context, js jetstream.JetStream, o StreamOptions) 
 	}
 	for _, bucket := range []string{ClusterBucket, ControlBucket} {
 		if _, err := js.Stream(ctx, "KV_"+bucket); err != nil {
-			return fmt.Errorf("key-value bucket %s: %w; restart the agent to make it anew", bucket, err)
+			return fmt.Errorf("key-value bucket %s: %w; restart the agent to create it again", bucket, err)
 		}
 	}
 	return nil
 }
 
-// DropAcknowledged removes requests up to a sequence from the request stream that its
-// consumer has acknowledged, and returns the first of them, 0 where there are none, and
-// the sequence up to which all are acknowledged by now. NATS removes each with its
-// acknowledgement, but a server that is killed may come up with many of them again (2.15
-// does) and keep them: nobody gets them, but they fill the stream, and a consumer that is
-// made anew would be given them all. Who asks with what was returned a while ago finds
-// none that is merely on its way out.
-func DropAcknowledged(ctx context.Context, js jetstream.JetStream, upTo uint64) (dropped, acknowledged uint64, err error) {
-	// The consumer first: what it has acknowledged by then is not open in any later state.
+// DropAcknowledged removes the requests up to a sequence that the consumer of the request
+// stream has acknowledged. It returns the sequence of the first of them, or 0 if there are
+// none, and the sequence up to which all requests are acknowledged by now.
+//
+// NATS removes each request with its acknowledgement. But a server that was killed may come up
+// with many of them again (2.15 does) and keep them. The consumer delivers none of them, but
+// they fill the stream, and a new consumer would deliver them all. A caller that passes the
+// acknowledged sequence of a while ago finds no request that NATS is about to remove.
+func DropAcknowledged(
+	ctx context.Context, js jetstream.JetStream, upTo uint64,
+) (dropped, acknowledged uint64, err error) {
+	// The consumer comes first: a request that it has acknowledged stays acknowledged in the
+	// later state of the stream.
 	consumer, err := js.Consumer(ctx, RequestStream, Consumer)
 	if err != nil {
 		return 0, 0, fmt.Errorf("look at consumer %s of stream %s: %w", Consumer, RequestStream, err)
@@ -217,22 +224,23 @@ func DropAcknowledged(ctx context.Context, js jetstream.JetStream, upTo uint64) 
 		return 0, acknowledged, nil
 	}
 	if err := stream.Purge(ctx, jetstream.WithPurgeSequence(upTo+1)); err != nil {
-		return 0, acknowledged, fmt.Errorf("drop requests %d to %d, all acknowledged, from stream %s (`nats stream purge %s --seq %d` does it too): %w",
-			state.FirstSeq, upTo, RequestStream, RequestStream, upTo+1, err)
+		return 0, acknowledged, fmt.Errorf("drop requests %d to %d, all acknowledged, from stream %s "+
+			"(`nats stream purge %s --seq %d` does it too): %w", state.FirstSeq, upTo, RequestStream, RequestStream, upTo+1, err)
 	}
 	return state.FirstSeq, acknowledged, nil
 }
 
 func sameStream(want jetstream.StreamConfig, stream jetstream.Stream) error {
 	if diff := streamDifferences(want, stream.CachedInfo().Config); len(diff) > 0 {
-		return fmt.Errorf("stream %s is not as this agent would make it: %s; set OBWARDEN_* to what the stream has, or change it with `nats stream edit %s`",
+		return fmt.Errorf("stream %s is not as this agent would create it: %s; "+
+			"set OBWARDEN_* to the settings of the stream, or change it with `nats stream edit %s`",
 			want.Name, strings.Join(diff, ", "), want.Name)
 	}
 	return nil
 }
 
-// streamDifferences compares what the guarantees rest on. Limits on size and
-// placement are the operator's own.
+// streamDifferences compares the settings that the guarantees rest on. Limits on size and
+// placement are up to the operator.
 func streamDifferences(want, got jetstream.StreamConfig) []string {
 	var diff []string
 	differ := func(name string, want, got any) {
@@ -254,8 +262,8 @@ func streamDifferences(want, got jetstream.StreamConfig) []string {
 	return diff
 }
 
-// Publish sends a request and returns its sequence in the request stream once
-// JetStream has it on disk. ErrNobody means that no stream takes it.
+// Publish sends a request. It returns the sequence in the request stream once JetStream has
+// the request on disk, and ErrNoStream if no stream takes requests.
 func (r Request) Publish(ctx context.Context, js jetstream.JetStream, kind Kind, source string) (uint64, error) {
 	msg, err := r.Message(kind, source)
 	if err != nil {
@@ -276,7 +284,7 @@ func (o Order) Publish(ctx context.Context, js jetstream.JetStream) (uint64, err
 func publish(ctx context.Context, js jetstream.JetStream, msg *nats.Msg) (uint64, error) {
 	ack, err := js.PublishMsg(ctx, msg)
 	if errors.Is(err, jetstream.ErrNoStreamResponse) || errors.Is(err, nats.ErrNoResponders) {
-		return 0, fmt.Errorf("publish on %s: %w", msg.Subject, ErrNobody)
+		return 0, fmt.Errorf("publish on %s: %w", msg.Subject, ErrNoStream)
 	}
 	if err != nil {
 		return 0, fmt.Errorf("publish on %s: %w", msg.Subject, err)
@@ -284,5 +292,5 @@ func publish(ctx context.Context, js jetstream.JetStream, msg *nats.Msg) (uint64
 	return ack.Sequence, nil
 }
 
-// ErrNobody means that no stream takes requests.
-var ErrNobody = errors.New("no stream takes it: is an agent running on this NATS server (obwarden run)?")
+// ErrNoStream means that no stream takes requests.
+var ErrNoStream = errors.New("no stream takes the message: is an agent running on this NATS server (obwarden run)?")

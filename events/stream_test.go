@@ -354,8 +354,8 @@ func TestWithoutAStreamNobodyTakesARequest(t *testing.T) {
 	t.Parallel()
 	js := newJetStream(t)
 	_, err := fullRequest().Publish(t.Context(), js, Stop, "cli")
-	if !errors.Is(err, ErrNobody) {
-		t.Errorf("got error %v, want ErrNobody", err)
+	if !errors.Is(err, ErrNoStream) {
+		t.Errorf("got error %v, want ErrNoStream", err)
 	}
 	wantError(t, err, "publish on ob.server.stop.request.1.2", "obwarden run")
 }

@@ -8,10 +8,10 @@ import (
 	"strings"
 )
 
-// Kind is what an operation does to a server.
+// Kind names what an operation does to a server.
 type Kind string
 
-// The kinds an agent carries out.
+// The kinds of operations that an agent carries out.
 const (
 	Stop    Kind = "stop"
 	Start   Kind = "start"
@@ -21,33 +21,32 @@ const (
 // Kinds lists every kind, in the order in which documents show them.
 func Kinds() []Kind { return []Kind{Stop, Start, Restart} }
 
-// Known reports whether an agent can carry k out.
+// Known reports whether an agent can carry out k.
 func (k Kind) Known() bool { return k == Stop || k == Start || k == Restart }
 
-// State is where an operation stands. Progress, Stalled, Duplicate and Approved
-// are no states: they are the last token of the subjects of events that leave the
-// state as it is.
+// State is how far an operation has come. Progress, Stalled, Duplicate and Approved are no
+// states: they are the last token in the subjects of events that leave the state as it is.
 type State string
 
 // The states of an operation.
 const (
-	Accepted   State = "accepted"   // decoded, valid, the first of its key
-	Waiting    State = "waiting"    // the guard says not yet
-	Submitting State = "submitting" // the intent to call OCP, written before the call
+	Accepted   State = "accepted"   // the request is valid and the first with its key
+	Waiting    State = "waiting"    // the guard does not allow the operation yet
+	Submitting State = "submitting" // OCP is about to be called: written before the call
 	Running    State = "running"    // OCP's task is known
 	Succeeded  State = "succeeded"
 	Failed     State = "failed"
 	Cancelled  State = "cancelled"
-	Rejected   State = "rejected" // before anything was sent
-	Expired    State = "expired"  // not submitted by its expires_at
+	Rejected   State = "rejected" // before anything was sent to OCP
+	Expired    State = "expired"  // the operation was not submitted in time
 )
 
-// Events that are not states.
+// Tokens of events that leave the state as it is.
 const (
-	Progress  State = "progress"  // a subtask, or the task, changed
-	Stalled   State = "stalled"   // no subtask moved for a long time
-	Duplicate State = "duplicate" // the same request arrived again
-	Approved  State = "approved"  // a person has approved it, or tried to
+	Progress  State = "progress"  // a subtask, or the task itself, has changed
+	Stalled   State = "stalled"   // no subtask has moved for a long time
+	Duplicate State = "duplicate" // the same request came again
+	Approved  State = "approved"  // a person has approved the operation, or tried to
 )
 
 // States lists every state in the order in which an operation may pass them.
@@ -64,9 +63,9 @@ func (s State) Final() bool {
 	return false
 }
 
-// The subjects that the two streams take.
+// The subjects of the two streams.
 const (
-	RequestSubjects       = "ob.server.*.request"   // target in the body
+	RequestSubjects       = "ob.server.*.request"   // the body names the target
 	TargetRequestSubjects = "ob.server.*.request.>" // .<cluster>.<server>
 	CancelSubjects        = "ob.server.*.cancel.>"  // .<operation id>.<cluster>.<server>
 	RetrySubjects         = "ob.server.*.retry.>"   // .<operation id>.<cluster>.<server>
@@ -74,59 +73,59 @@ const (
 	EventSubjects         = "ob.server.*.event.>"
 )
 
-// RequestSubject is where a request of kind k is published, its target in the body.
+// RequestSubject is the subject of a request of kind k whose body names the target.
 func RequestSubject(k Kind) string { return "ob.server." + string(k) + ".request" }
 
-// TargetRequestSubject names the target too, so that NATS permissions can say
-// who may do what to which server.
+// TargetRequestSubject names the target too, so that NATS permissions can say who may do what
+// to which server.
 func TargetRequestSubject(k Kind, cluster, server int64) string {
 	return fmt.Sprintf("%s.%d.%d", RequestSubject(k), cluster, server)
 }
 
-// Verb is what a person wants of an operation that is there already.
+// Verb names what an order does with an operation that exists.
 type Verb string
 
 // The verbs.
 const (
-	Cancel  Verb = "cancel"  // what has not been submitted
-	Retry   Verb = "retry"   // OCP's failed task
-	Approve Verb = "approve" // what waits for a person's word
+	Cancel  Verb = "cancel"  // end an operation that has not been submitted
+	Retry   Verb = "retry"   // have OCP run the failed task again
+	Approve Verb = "approve" // allow an operation that waits for a person
 )
 
 // Verbs lists every verb, in the order in which documents show them.
 func Verbs() []Verb { return []Verb{Cancel, Retry, Approve} }
 
-// EventSubject is where the event of an operation is published; token is a
-// state, or Progress, Stalled, Duplicate or Approved. An unknown cluster or server is 0.
+// EventSubject is the subject of an event of an operation. The token is a state, or Progress,
+// Stalled, Duplicate or Approved. An unknown cluster or server is 0.
 func EventSubject(k Kind, operationID string, cluster, server int64, token State) string {
 	return fmt.Sprintf("ob.server.%s.event.%s.%d.%d.%s", k, operationID, cluster, server, token)
 }
 
-// OperationSubjects matches every event of one operation, and nothing else. The
-// kind is a wildcard: one key is one operation, whatever its kind.
+// OperationSubjects matches every event of one operation, and nothing else. The kind is a
+// wildcard, because one key is one operation, whatever its kind.
 func OperationSubjects(operationID string) string { return "ob.server.*.event." + operationID + ".>" }
 
-// OperationID is the id of the operation that an idempotency key stands for: 128
-// bits of SHA-256, as 26 characters of lower-case base32.
+// OperationID is the id of the operation that an idempotency key stands for: the first 128
+// bits of its SHA-256, as 26 characters of lower-case base32.
 func OperationID(key string) string {
 	sum := sha256.Sum256([]byte(key))
 	return strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(sum[:16]))
 }
 
-// EventToken is the last token of an event's subject: the state, or Progress,
+// EventToken returns the last token of the subject of an event: the state, or Progress,
 // Stalled, Duplicate or Approved.
 func EventToken(subject string) State {
 	return State(subject[strings.LastIndexByte(subject, '.')+1:])
 }
 
-// target is what a request's subject says.
+// target is the kind and the server that the subject of a request names.
 type target struct {
 	kind            Kind
 	cluster, server int64 // 0: not in the subject
 }
 
-// parseRequestSubject reads kind and target. Where it fails, it returns what it
-// could read beside the error.
+// parseRequestSubject reads kind and target. Beside an error it returns the parts that it
+// could read.
 func parseRequestSubject(subject string) (target, error) {
 	tokens := strings.Split(subject, ".")
 	if len(tokens) < 4 || tokens[0] != "ob" || tokens[1] != "server" || tokens[3] != "request" {
@@ -148,10 +147,10 @@ func parseRequestSubject(subject string) (target, error) {
 		}
 		return t, nil
 	}
-	return t, fmt.Errorf("subject %q: after request comes nothing, or .<cluster>.<server>", subject)
+	return t, fmt.Errorf("subject %q: only .<cluster>.<server> may follow request", subject)
 }
 
-// parseID reads an id as the documents write it: digits only, at least 1.
+// parseID reads an id as the documents write it: at least 1, in digits alone.
 func parseID(s string) (int64, error) {
 	id, err := strconv.ParseInt(s, 10, 64)
 	if err != nil || id < 1 || s[0] < '1' || s[0] > '9' {

@@ -1,9 +1,7 @@
-// Package grafana builds the dashboards, and holds them as the files that Grafana
-// is given.
+// Package grafana builds the dashboards, and contains them as the files that are given to Grafana.
 //
-// Read fleet.go, operation.go, guard.go and agent.go for what they show, board.go for
-// what all panels have in common. No program of ours imports the package: after a
-// change, go test ./grafana -update writes dashboards/*.json anew.
+// fleet.go, operation.go, guard.go and agent.go are one dashboard each; board.go is what all panels have in common. No
+// program imports the package: after a change, go test ./grafana -update writes dashboards/*.json anew.
 package grafana
 
 import (
@@ -22,7 +20,7 @@ import (
 	"github.com/grafana/grafana-foundation-sdk/go/timeseries"
 )
 
-// Dashboards are all of them, as JSON, by the uid that links and alerts name.
+// Dashboards are all dashboards as JSON, by uid, to which links and alerts refer.
 func Dashboards() (map[string][]byte, error) {
 	all := map[string][]byte{}
 	for uid, build := range map[string]func(*board){
@@ -53,7 +51,7 @@ func Dashboards() (map[string][]byte, error) {
 type board struct {
 	//nolint:staticcheck // The form that every Grafana in use reads; its successor needs 13.
 	*dashboard.DashboardBuilder
-	// parts are added when all is said about them: what is added is a copy.
+	// parts are rows and panels, added at the end: the builder copies a panel that it is given, and misses later changes.
 	parts []func()
 }
 
@@ -64,7 +62,7 @@ func (b *board) panel(p cog.Builder[dashboard.Panel]) {
 // next is the id of the next panel.
 func (b *board) next() uint32 { return uint32(len(b.parts)) + 1 }
 
-// Selectors of the series of the chosen jobs, and of the chosen of their agents or kinds.
+// Selectors of series by the variables of a dashboard: of the chosen jobs, and of the chosen agents or kinds in these.
 const (
 	ofJob   = `job=~"$job"`
 	ofAgent = `job=~"$job",instance=~"$instance"`
@@ -94,7 +92,7 @@ func (b *board) about(title, description string) {
 	b.Title("obwarden / " + title).Description(description)
 }
 
-// mark notes on every graph when operations ended so.
+// mark annotates every graph with the moments at which operations ended with an outcome.
 func (b *board) mark(name, color, outcome string) {
 	b.Annotation(dashboard.NewAnnotationQueryBuilder().Name(name).Datasource(source()).Enable(true).IconColor(color).
 		Expr(`sum by (kind, outcome) (increase(obwarden_operations_total{` + ofJob + `,outcome="` + outcome + `"}[1m])) > 0`).
@@ -124,8 +122,8 @@ func (b *board) kinds() {
 		Multi(true).IncludeAll(true).AllValue(".*").Current(all()))
 }
 
-// window is the variable of the time over which quantiles are taken: operations are
-// few, and a quantile of the last minute is that of one or none.
+// window is the variable of the time over which quantiles are taken. Operations are few: in most minutes none ends, and
+// there is no quantile of nothing.
 func (b *board) window() {
 	hour := dashboard.StringOrArrayOfString{String: cog.ToPtr("1h")}
 	b.WithVariable(dashboard.NewCustomVariableBuilder("window").Label("Quantiles over").
@@ -139,7 +137,7 @@ func (b *board) row(title string) {
 	b.parts = append(b.parts, func() { b.WithRow(row) })
 }
 
-// query is one expression and the name of what it finds.
+// query is an expression and the legend of the series that it finds.
 type query struct {
 	expr, legend string
 	exemplars    bool
@@ -158,11 +156,11 @@ func (q query) target(n int) *prometheus.DataqueryBuilder {
 	return t
 }
 
-// panel is what every panel must have.
+// panel is what every panel has.
 type panel struct {
 	title, description string
 	unit               string
-	empty              string // shown where there is no data
+	empty              string // shown if there is no data
 	width              uint32 // of 24
 	queries            []query
 }
@@ -172,16 +170,16 @@ const (
 	graphHeight = 8
 )
 
-// level is a color from a value on.
+// level is the color of values from some value on.
 type level struct {
 	from  float64
 	color string
 }
 
-// levels are green below the first.
+// levels are thresholds with green below the first.
 func levels(above ...level) *dashboard.ThresholdsConfigBuilder { return steps("green", above...) }
 
-// steps has one color below the first level.
+// steps are thresholds with a color of its own below the first.
 func steps(below string, above ...level) *dashboard.ThresholdsConfigBuilder {
 	steps := []dashboard.Threshold{{Color: below}}
 	for _, l := range above {
@@ -190,7 +188,7 @@ func steps(below string, above ...level) *dashboard.ThresholdsConfigBuilder {
 	return dashboard.NewThresholdsConfigBuilder().Mode(dashboard.ThresholdsModeAbsolute).Steps(steps)
 }
 
-// stat is one number, colored by its levels; to is the dashboard that tells more.
+// stat is one number, colored by its level. It links to a dashboard that shows more.
 func (b *board) stat(p panel, to string, levels *dashboard.ThresholdsConfigBuilder) *stat.PanelBuilder {
 	s := stat.NewPanelBuilder().Id(b.next()).Title(p.title).Description(p.description).Unit(p.unit).NoValue(p.empty).
 		Span(p.width).Height(statHeight).Datasource(source()).Thresholds(levels).
@@ -208,7 +206,7 @@ func (b *board) stat(p panel, to string, levels *dashboard.ThresholdsConfigBuild
 	return s
 }
 
-// health is a stat that says in words whether all of something are well.
+// health is a stat that says in words whether everything is well.
 func (b *board) health(p panel, well, ill string) {
 	words := dashboard.ValueMap{Type: dashboard.MappingTypeValueToText, Options: map[string]dashboard.ValueMappingResult{
 		"0": {Text: cog.ToPtr(ill), Color: cog.ToPtr("red")},
@@ -217,7 +215,7 @@ func (b *board) health(p panel, well, ill string) {
 	b.stat(p, "", levels()).Mappings([]dashboard.ValueMapping{{ValueMap: &words}}).GraphMode(common.BigValueGraphModeNone)
 }
 
-// lines is a graph over time. The zero is always in it: a small change is to look small.
+// lines is a graph over time. It always includes zero, so that small changes look small.
 func (b *board) lines(p panel) *timeseries.PanelBuilder {
 	g := timeseries.NewPanelBuilder().Id(b.next()).Title(p.title).Description(p.description).Unit(p.unit).NoValue(p.empty).
 		Span(p.width).Height(graphHeight).Datasource(source()).Min(0).
@@ -232,18 +230,18 @@ func (b *board) lines(p panel) *timeseries.PanelBuilder {
 	return g
 }
 
-// bars is a graph of what happened in each interval, on top of each other. Intervals
-// overlap, so that no event is lost between two scrapes: a sum would count some twice.
+// bars is a graph of events in each interval, stacked. The intervals overlap, so that no event is lost between two scrapes;
+// a sum over the bars would therefore count some events twice.
 func (b *board) bars(p panel) *timeseries.PanelBuilder {
 	return b.stacked(p).DrawStyle(common.GraphDrawStyleBars).FillOpacity(80).LineWidth(0)
 }
 
-// stacked is a graph of parts of a whole.
+// stacked is a graph of the parts of a whole.
 func (b *board) stacked(p panel) *timeseries.PanelBuilder {
 	return b.lines(p).FillOpacity(40).Stacking(common.NewStackingConfigBuilder().Mode(common.StackingModeNormal))
 }
 
-// heat shows how a histogram's observations spread over time.
+// heat shows the observations of a histogram over time.
 func (b *board) heat(p panel) {
 	h := heatmap.NewPanelBuilder().Id(b.next()).Title(p.title).Description(p.description).Unit(p.unit).NoValue(p.empty).
 		Span(p.width).Height(graphHeight).Datasource(source()).
@@ -256,7 +254,7 @@ func (b *board) heat(p panel) {
 	b.panel(h)
 }
 
-// ranking is a bar for each of the first few of something.
+// ranking is a bar for each series of a query, which should find few.
 func (b *board) ranking(p panel, levels *dashboard.ThresholdsConfigBuilder) {
 	g := bargauge.NewPanelBuilder().Id(b.next()).Title(p.title).Description(p.description).Unit(p.unit).NoValue(p.empty).
 		Span(p.width).Height(graphHeight).Datasource(source()).Min(0).Thresholds(levels).
@@ -269,7 +267,7 @@ func (b *board) ranking(p panel, levels *dashboard.ThresholdsConfigBuilder) {
 	b.panel(g)
 }
 
-// colored gives series of these names the same color everywhere.
+// colored gives series their colors by name, so that they look the same in every panel.
 func colored(g *timeseries.PanelBuilder, colors map[string]string) {
 	for _, name := range slices.Sorted(maps.Keys(colors)) {
 		g.OverrideByName(name, []dashboard.DynamicConfigValue{{Id: "color", Value: map[string]string{"mode": "fixed", "fixedColor": colors[name]}}})
@@ -284,7 +282,7 @@ func stateColors() map[string]string {
 	return map[string]string{"accepted": "super-light-blue", "waiting": "yellow", "submitting": "purple", "running": "blue"}
 }
 
-// quantile of a histogram of which metric is the name, over the chosen window.
+// quantile is a quantile of the histogram with the name metric, over the chosen window.
 func quantile(q float64, metric, selector, by string) string {
 	labels := "le"
 	if by != "" {

@@ -141,7 +141,7 @@ func series(t *testing.T) map[string][]string {
 	t.Helper()
 	described := regexp.MustCompile(`fqName: "([^"]+)".*variableLabels: \{([^}]*)\}`)
 	names := map[string][]string{}
-	m := metrics.New(recorder{func(c prometheus.Collector) {
+	r := recorder{func(c prometheus.Collector) {
 		descs := make(chan *prometheus.Desc, 1000)
 		c.Describe(descs)
 		close(descs)
@@ -161,8 +161,9 @@ func series(t *testing.T) map[string][]string {
 			}
 			names[found[1]] = labels
 		}
-	}}, "test", "go", metrics.Scraped{})
-	if m == nil || len(names) == 0 {
+	}}
+	r.MustRegister(metrics.New(r, "test", "go", metrics.Scraped{}).Holding(nil)) // described, never collected
+	if len(names) == 0 {
 		t.Fatal("no metrics of the agent")
 	}
 	return names

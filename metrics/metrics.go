@@ -1,9 +1,10 @@
-// Package metrics is every collector of the agent: one struct, made by one
-// constructor, registered once.
+// Package metrics has every collector of the agent: counters and histograms in one struct,
+// made and registered by one constructor, and one collector of the gauges that describe what
+// an agent holds at the time of a scrape (held.go).
 //
-// It imports nothing of ours. No label takes an unbounded value: no ids of
-// operations, tasks or traces; names of subtasks are normalised and, like codes
-// and clusters, bounded. known.go lists the values that are there from the start.
+// Of obwarden it imports package events alone, for kinds, states and codes. No label takes an
+// unbounded value: there are no ids of operations, tasks or traces, and names of subtasks,
+// clusters and codes are bounded. known.go lists the series that exist from the start.
 package metrics
 
 import (
@@ -15,25 +16,26 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/obwarden/obwarden/events"
 )
 
 const namespace = "obwarden"
 
 const (
-	// maxSubtaskNames is how many distinct subtask names become label values; the
-	// stop, start and restart of all known versions have fewer than half as many.
+	// maxSubtaskNames is how many distinct names of subtasks become label values. The stop,
+	// start and restart of all known versions of OCP have fewer than half as many.
 	maxSubtaskNames = 64
-	// maxClusters is how many clusters become label values: those that came first.
+	// maxClusters is how many clusters become label values: the first ones that the agent meets.
 	maxClusters = 200
 )
 
-// Other is the label of every subtask, cluster and code past the bound.
+// Other is the label of every subtask, cluster and code beyond the bound.
 const Other = "other"
 
-// Metrics are the agent's collectors. All methods of them may be called concurrently.
+// Metrics are the collectors of the agent. Their methods may be called concurrently.
 type Metrics struct {
 	Requests           *prometheus.CounterVec   // kind, source, result
-	OperationsInFlight *prometheus.GaugeVec     // kind, state
 	Operations         *prometheus.CounterVec   // kind, outcome
 	OperationDuration  *prometheus.HistogramVec // kind, outcome
 	SubmitLatency      *prometheus.HistogramVec // kind
@@ -47,23 +49,16 @@ type Metrics struct {
 	Ambiguous          *prometheus.CounterVec   // resolution
 	JournalAppend      prometheus.Histogram
 	JournalConflicts   prometheus.Counter
-	OldestProgressAge  prometheus.GaugeFunc
 	BuildInfo          *prometheus.GaugeVec // version, goversion
 
 	Failures          *prometheus.CounterVec // kind, code
-	OperationsStalled prometheus.Gauge
-	OperationsWaiting *prometheus.GaugeVec // reason
-	OldestWaitAge     prometheus.GaugeFunc
-	ClusterInFlight   *prometheus.GaugeVec   // cluster, state
 	ClusterOperations *prometheus.CounterVec // cluster, outcome
 	NATSConnected     prometheus.GaugeFunc
 	Ready             prometheus.Gauge
 	JournalErrors     prometheus.Counter
 	OCPUp             prometheus.Gauge
 
-	// Of policy, people and alerts.
-	Paused             *prometheus.GaugeVec // cluster: an id or AllClusters; there only while paused
-	BudgetUsed         *prometheus.GaugeVec // scope
+	// Policy, people and alerts.
 	PolicyReloadFailed prometheus.Gauge
 	PolicyReloads      *prometheus.CounterVec // result
 	Alerts             *prometheus.CounterVec // rule, result
@@ -72,30 +67,24 @@ type Metrics struct {
 	subtasks, clusters names
 }
 
-// Scraped is what is asked anew at each scrape. Its functions must not wait for
-// anything but a lock held briefly, and may be called concurrently; nil ones are 0.
+// Scraped has functions that are called in each scrape. They may be called concurrently, and
+// must wait for nothing but a lock that is held briefly. The value of a nil function is 0.
 type Scraped struct {
-	// OldestProgress is the time since the operation under way that has not moved
-	// for longest last did; 0 where none is.
-	OldestProgress func() time.Duration
-	// OldestWait is the time since the request that has waited for longest came; 0
-	// where none waits.
-	OldestWait    func() time.Duration
 	NATSConnected func() bool
 }
 
-// minutes are the buckets of what OCP takes for its work: a second to four hours.
+// minutes are the buckets of the time that OCP takes for its work: a second to four hours.
 func minutes() []float64 {
 	return []float64{1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400}
 }
 
-// millis are the buckets of one exchange over the network: 0.5 ms to 30 s.
+// millis are the buckets of the time that one exchange over the network takes: 0.5 ms to 30 s.
 func millis() []float64 {
 	return []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30}
 }
 
-// New makes all collectors and registers them, beside those of the Go runtime and
-// of the process, with reg. Counters of label values that are known stand at 0.
+// New makes all collectors and registers them with reg, and also those of the Go runtime and
+// of the process. Series whose labels are known start at 0.
 func New(reg prometheus.Registerer, version, goVersion string, scraped Scraped) *Metrics {
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: namespace, Name: name, Help: help}, labels)
@@ -121,74 +110,84 @@ func New(reg prometheus.Registerer, version, goVersion string, scraped Scraped) 
 		return prometheus.NewHistogramVec(options(name, help, buckets), labels)
 	}
 	m := &Metrics{
-		Requests:           counter("requests_total", "Requests taken from the request stream, by what became of them: accepted, duplicate or rejected.", "kind", "source", "result"),
-		OperationsInFlight: gauge("operations_in_flight", "Operations that this agent holds now, by state.", "kind", "state"),
-		Operations:         counter("operations_total", "Operations that ended, by final state.", "kind", "outcome"),
-		OperationDuration:  histogram("operation_duration_seconds", "Seconds from the request's arrival in the stream to the end of its operation.", minutes(), "kind", "outcome"),
-		SubmitLatency:      histogram("submit_latency_seconds", "Seconds from the request's arrival in the stream to OCP's answer that it was accepted, waiting included.", append(millis(), minutes()[6:]...), "kind"),
-		Wait:               histogram("wait_seconds", "Seconds that an operation waited for one reason before it went on or the reason changed.", minutes(), "reason"),
-		SubtaskDuration:    histogram("subtask_duration_seconds", "Seconds that a subtask of OCP ran, by OCP's own timestamps where it tells them, else as observed.", minutes(), "kind", "subtask", "outcome"),
-		SubtaskFailures:    counter("subtask_failures_total", "Subtasks that failed in OCP.", "kind", "subtask"),
-		SubtasksRunning:    gauge("subtasks_running", "Subtasks that run in OCP now, in operations that this agent holds.", "kind", "subtask"),
-		GuardDecisions:     counter("guard_decisions_total", "Decisions of the guard: allow, wait, reject, done (nothing to do) or supersede, with the reason's code (none for allow). Looking again counts again.", "decision", "reason"),
-		OCPRequestDuration: histogram("ocp_request_duration_seconds", "Seconds that one HTTP exchange with OCP took, by endpoint and HTTP status (error where there was none).", millis(), "endpoint", "code"),
-		OCPRetries:         counter("ocp_retries_total", "Reads from OCP that were tried again.", "endpoint"),
-		Ambiguous:          counter("ambiguous_submissions_total", "Calls to OCP whose outcome was not known at first, by what was found out: adopted, done, not_arrived or unknown.", "resolution"),
+		Requests: counter("requests_total",
+			"Requests taken from the request stream, by what became of them: accepted, duplicate or rejected.",
+			"kind", "source", "result"),
+		Operations: counter("operations_total",
+			"Operations that ended, by final state.", "kind", "outcome"),
+		OperationDuration: histogram("operation_duration_seconds",
+			"Seconds from the request's arrival in the stream to the end of its operation.", minutes(), "kind", "outcome"),
+		SubmitLatency: histogram("submit_latency_seconds",
+			"Seconds from the request's arrival in the stream to OCP's answer that it was accepted, waiting "+
+				"included.", append(millis(), minutes()[6:]...), "kind"),
+		Wait: histogram("wait_seconds",
+			"Seconds that an operation waited for one reason before it went on or the reason changed.", minutes(), "reason"),
+		SubtaskDuration: histogram("subtask_duration_seconds",
+			"Seconds that a subtask of OCP ran, by OCP's own timestamps where it tells them, else as observed.",
+			minutes(), "kind", "subtask", "outcome"),
+		SubtaskFailures: counter("subtask_failures_total", "Subtasks that failed in OCP.", "kind", "subtask"),
+		SubtasksRunning: gauge("subtasks_running",
+			"Subtasks that run in OCP now, in operations that this agent holds.", "kind", "subtask"),
+		GuardDecisions: counter("guard_decisions_total",
+			"Decisions of the guard: allow, wait, reject, done (nothing to do) or supersede, with the reason's code "+
+				"(none for allow). Looking again counts again.", "decision", "reason"),
+		OCPRequestDuration: histogram("ocp_request_duration_seconds",
+			"Seconds that one HTTP exchange with OCP took, by endpoint and HTTP status (error where there was none).",
+			millis(), "endpoint", "code"),
+		OCPRetries: counter("ocp_retries_total", "Reads from OCP that were tried again.", "endpoint"),
+		Ambiguous: counter("ambiguous_submissions_total",
+			"Calls to OCP whose outcome was not known at first, by what was found out: adopted, done, not_arrived or "+
+				"unknown.", "resolution"),
 		JournalAppend: prometheus.NewHistogram(options("journal_append_duration_seconds",
 			"Seconds that an append to the journal took until it was on disk; a batch counts once.", millis())),
 		JournalConflicts: prometheus.NewCounter(prometheus.CounterOpts{Namespace: namespace, Name: "journal_conflicts_total",
 			Help: "Appends that were refused because another agent had written the operation."}),
-		OldestProgressAge: asked("oldest_progress_age_seconds", "Seconds since the operation under way that has not moved for longest last did; 0 where none is. Those that wait do not count.", scraped.seconds(scraped.OldestProgress)),
-		BuildInfo:         gauge("build_info", "Always 1; the labels say what runs.", "version", "goversion"),
+		BuildInfo: gauge("build_info", "Always 1; the labels say what runs.", "version", "goversion"),
 
-		Failures:          counter("failures_total", "Operations that failed, by the code of their error.", "kind", "code"),
-		OperationsStalled: single("operations_stalled", "Operations whose task in OCP has not moved for OBWARDEN_STALL_AFTER."),
-		OperationsWaiting: gauge("operations_waiting", "Operations that wait now, by the code of the reason.", "reason"),
-		OldestWaitAge:     asked("oldest_wait_age_seconds", "Seconds since the request came whose operation waits for longest; 0 where none waits.", scraped.seconds(scraped.OldestWait)),
-		ClusterInFlight:   gauge("cluster_operations_in_flight", "Operations that wait or are under way in each cluster, in the hands of this agent; the first 200 clusters are told apart.", "cluster", "state"),
-		ClusterOperations: counter("cluster_operations_total", "Operations that OCP was called for and that ended, by cluster and final state; the first 200 clusters are told apart.", "cluster", "outcome"),
+		Failures: counter("failures_total",
+			"Operations that failed, by the code of their error.", "kind", "code"),
+		ClusterOperations: counter("cluster_operations_total",
+			"Operations that OCP was called for and that ended, by cluster and final state; the first 200 clusters "+
+				"are told apart.", "cluster", "outcome"),
 		NATSConnected: asked("nats_connected", "1 while the agent is connected to NATS, else 0.", func() float64 {
 			if scraped.NATSConnected != nil && scraped.NATSConnected() {
 				return 1
 			}
 			return 0
 		}),
-		Ready:              single("ready", "1 while requests can be taken: NATS, its streams and the journal are usable. Looked at every 10 seconds."),
-		JournalErrors:      prometheus.NewCounter(prometheus.CounterOpts{Namespace: namespace, Name: "journal_errors_total", Help: "Tries to append to the journal that failed, conflicts apart; they are repeated until one succeeds."}),
-		OCPUp:              single("ocp_up", "1 while OCP is called, 0 while it is left alone because it does not answer."),
-		Paused:             gauge("paused", "1 for each cluster, or all, in which a person holds operations back; absent otherwise.", "cluster"),
-		BudgetUsed:         gauge("budget_used_ratio", "Share of the policy's budget of operations that is used, 0 to 1: of the cluster where it is highest, and of the fleet.", "scope"),
-		PolicyReloadFailed: single("policy_reload_failed", "1 while the policy file is faulty and an older policy holds, else 0."),
-		PolicyReloads:      counter("policy_reloads_total", "Times that a changed policy file was read, by result: loaded or refused.", "result"),
-		Alerts:             counter("alerts_total", "Alerts that came in, by the rule that matched (none where none did) and what became of them.", "rule", "result"),
-		Silences:           counter("silences_total", "Calls to Alertmanager about silences, by result: created, extended, ended or failed.", "result"),
+		Ready: single("ready",
+			"1 while requests can be taken: NATS, its streams and the journal are usable. Looked at every 10 "+
+				"seconds."),
+		JournalErrors: prometheus.NewCounter(prometheus.CounterOpts{Namespace: namespace, Name: "journal_errors_total",
+			Help: "Tries to append to the journal that failed, conflicts apart; they are repeated until one succeeds."}),
+		OCPUp: single("ocp_up",
+			"1 while OCP is called, 0 while it is left alone because it does not answer."),
+		PolicyReloadFailed: single("policy_reload_failed",
+			"1 while the policy file is faulty and an older policy holds, else 0."),
+		PolicyReloads: counter("policy_reloads_total",
+			"Times that a changed policy file was read, by result: loaded or refused.", "result"),
+		Alerts: counter("alerts_total",
+			"Alerts that came in, by the rule that matched (none where none did) and what became of them.", "rule", "result"),
+		Silences: counter("silences_total",
+			"Calls to Alertmanager about silences, by result: created, extended, ended or failed.", "result"),
 	}
 	reg.MustRegister(
-		m.Requests, m.OperationsInFlight, m.Operations, m.OperationDuration, m.SubmitLatency, m.Wait,
+		m.Requests, m.Operations, m.OperationDuration, m.SubmitLatency, m.Wait,
 		m.SubtaskDuration, m.SubtaskFailures, m.SubtasksRunning, m.GuardDecisions, m.OCPRequestDuration, m.OCPRetries,
-		m.Ambiguous, m.JournalAppend, m.JournalConflicts, m.OldestProgressAge, m.BuildInfo,
-		m.Failures, m.OperationsStalled, m.OperationsWaiting, m.OldestWaitAge, m.ClusterInFlight, m.ClusterOperations,
+		m.Ambiguous, m.JournalAppend, m.JournalConflicts, m.BuildInfo,
+		m.Failures, m.ClusterOperations,
 		m.NATSConnected, m.Ready, m.JournalErrors, m.OCPUp,
-		m.Paused, m.BudgetUsed, m.PolicyReloadFailed, m.PolicyReloads, m.Alerts, m.Silences,
+		m.PolicyReloadFailed, m.PolicyReloads, m.Alerts, m.Silences,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
 	m.BuildInfo.WithLabelValues(version, goVersion).Set(1)
-	m.OCPUp.Set(1) // until it is known not to be
+	m.OCPUp.Set(1) // until a call fails
 	m.startAtZero()
 	return m
 }
 
-func (Scraped) seconds(age func() time.Duration) func() float64 {
-	return func() float64 {
-		if age == nil {
-			return 0
-		}
-		return age().Seconds()
-	}
-}
-
-// Observe adds a duration to a histogram of operations, and names the operation as
-// its exemplar: from a slow bucket to the one that was slow.
+// Observe adds a duration to a histogram of operations. The exemplar names the operation, so
+// that a slow bucket leads to an operation that was slow.
 func Observe(h prometheus.Observer, d time.Duration, operationID string) {
 	if e, ok := h.(prometheus.ExemplarObserver); ok && operationID != "" {
 		e.ObserveWithExemplar(d.Seconds(), prometheus.Labels{"operation_id": operationID})
@@ -197,7 +196,8 @@ func Observe(h prometheus.Observer, d time.Duration, operationID string) {
 	h.Observe(d.Seconds())
 }
 
-// PolicyReloaded counts what became of a changed policy file; nil: it is in force.
+// PolicyReloaded counts that a changed policy file was read. A nil error means that the new
+// policy is in force.
 func (m *Metrics) PolicyReloaded(err error) {
 	result, failed := "loaded", 0.0
 	if err != nil {
@@ -207,11 +207,10 @@ func (m *Metrics) PolicyReloaded(err error) {
 	m.PolicyReloadFailed.Set(failed)
 }
 
-// Kind is the label for a kind of operation. Only the known ones become label
-// values: a request can name any.
+// Kind is the label for a kind of operation. Only known kinds become label values, because a
+// request can name any.
 func Kind(kind string) string {
-	switch kind {
-	case "stop", "start", "restart":
+	if events.Kind(kind).Known() {
 		return kind
 	}
 	return "unknown"
@@ -223,12 +222,13 @@ func (m *Metrics) Subtask(name string) string {
 	return m.subtasks.bounded(normalise(name), maxSubtaskNames)
 }
 
-// Cluster is the label for a cluster. The first 200 are told apart, for as long as
-// the process runs.
+// Cluster is the label for a cluster. The first 200 clusters are told apart, for as long as the
+// process runs.
 func (m *Metrics) Cluster(id int64) string {
 	return m.clusters.bounded(strconv.FormatInt(id, 10), maxClusters)
 }
 
+// names are the label values that are told apart.
 type names struct {
 	mu   sync.Mutex
 	seen map[string]struct{}
@@ -250,10 +250,12 @@ func (n *names) bounded(name string, limit int) string {
 	return name
 }
 
-// normalise keeps letters and digits, in lower case, and joins the words with _.
-// It cuts at 64 characters: names come from OCP.
+// normalise keeps letters and digits, in lower case, and joins the words with _. It cuts the
+// result at 64 characters, because names come from OCP.
 func normalise(name string) string {
-	words := strings.FieldsFunc(strings.ToLower(name), func(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsDigit(r) })
+	words := strings.FieldsFunc(strings.ToLower(name), func(r rune) bool {
+		return !unicode.IsLetter(r) && !unicode.IsDigit(r)
+	})
 	joined := []rune(strings.Join(words, "_"))
 	if len(joined) == 0 {
 		return "unnamed"

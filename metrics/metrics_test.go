@@ -20,9 +20,11 @@ import (
 func touched(t *testing.T) (*Metrics, *prometheus.Registry) {
 	t.Helper()
 	reg := prometheus.NewPedanticRegistry()
-	m := New(reg, "v1.2.3", "go1.26", Scraped{OldestProgress: func() time.Duration { return 90 * time.Second }})
+	m := New(reg, "v1.2.3", "go1.26", Scraped{})
+	reg.MustRegister(m.Holding(func() Held {
+		return Held{Operations: map[Group]int{{Kind: "stop", State: "running", Cluster: 1}: 1}, OldestProgress: 90 * time.Second, Paused: []int64{0}}
+	}))
 	m.Requests.WithLabelValues("stop", "cli", "accepted").Inc()
-	m.OperationsInFlight.WithLabelValues("stop", "running").Inc()
 	m.Operations.WithLabelValues("stop", "succeeded").Inc()
 	m.OperationDuration.WithLabelValues("stop", "succeeded").Observe(60)
 	m.SubmitLatency.WithLabelValues("stop").Observe(.1)
@@ -36,9 +38,7 @@ func touched(t *testing.T) (*Metrics, *prometheus.Registry) {
 	m.Ambiguous.WithLabelValues("adopted").Inc()
 	m.JournalAppend.Observe(.002)
 	m.JournalConflicts.Inc()
-	m.ClusterInFlight.WithLabelValues(m.Cluster(1), "running").Inc()
 	m.ClusterOperations.WithLabelValues(m.Cluster(1), "succeeded").Inc()
-	m.Paused.WithLabelValues(AllClusters).Set(1)
 	return m, reg
 }
 
@@ -179,7 +179,8 @@ func TestValuesThatAreThereFromTheStart(t *testing.T) {
 	t.Parallel()
 	age := 90 * time.Second
 	reg := prometheus.NewRegistry()
-	New(reg, "v1.2.3", "go1.26", Scraped{OldestProgress: func() time.Duration { return age }})
+	m := New(reg, "v1.2.3", "go1.26", Scraped{})
+	reg.MustRegister(m.Holding(func() Held { return Held{OldestProgress: age} }))
 	check := func(want string) {
 		t.Helper()
 		err := testutil.GatherAndCompare(reg, strings.NewReader(want), "obwarden_build_info", "obwarden_oldest_progress_age_seconds", "obwarden_journal_conflicts_total")

@@ -12,28 +12,26 @@ import (
 	"github.com/prometheus/common/model"
 )
 
-// Limits of what comes in. What goes beyond them is refused, never cut.
+// Limits of webhook bodies. A body or alert beyond them is refused, never truncated.
 const (
 	MaxBodyBytes       = 1 << 20
-	maxAlerts          = 10_000 // of one body: more than fit if they are any
+	maxAlerts          = 10_000 // of one body; fewer valid alerts fit into one
 	maxLabels          = 64     // of one alert
 	maxLabelNameBytes  = 128
 	maxLabelValueBytes = 1 << 10
 )
 
-// alert is one alert of a webhook body. One that decodeAlert returned without an
-// error is sound.
+// alert is one alert of a webhook body. An alert that decodeAlert returned without an error is valid.
 type alert struct {
-	Firing      bool // else it is resolved
+	Firing      bool // false: resolved
 	Labels      map[string]string
 	Annotations map[string]string
 	StartsAt    time.Time
 	Fingerprint string // of the labels, as Prometheus and Alertmanager compute it
 }
 
-// decodeBody splits a webhook body, version 4 of Alertmanager's or Grafana's which
-// resembles it, into its alerts. Fields that are not known are no matter: both
-// programs add some.
+// decodeBody splits a webhook body into its alerts. It understands version 4 of Alertmanager's and version 1 of
+// Grafana's, which resembles it. Unknown fields are ignored: both programs add some now and then.
 func decodeBody(body []byte) ([]json.RawMessage, error) {
 	if len(body) > MaxBodyBytes {
 		return nil, fmt.Errorf("the body is over %d bytes: set max_alerts of Alertmanager's webhook_config", MaxBodyBytes)
@@ -55,13 +53,14 @@ func decodeBody(body []byte) ([]json.RawMessage, error) {
 		return nil, errors.New("the body is not a webhook of Alertmanager: it has no alerts")
 	}
 	if len(*wire.Alerts) > maxAlerts {
-		return nil, fmt.Errorf("%d alerts, at most %d are allowed: set max_alerts of Alertmanager's webhook_config", len(*wire.Alerts), maxAlerts)
+		return nil, fmt.Errorf("%d alerts, at most %d are allowed: set max_alerts of Alertmanager's webhook_config",
+			len(*wire.Alerts), maxAlerts)
 	}
 	return *wire.Alerts, nil
 }
 
-// decodeAlert reads one alert. On an error the alert holds the labels that could
-// be read, so that the refusal can name it.
+// decodeAlert reads one alert. On an error the alert holds the labels that could be read, so that the refusal can name
+// the alert.
 func decodeAlert(raw json.RawMessage) (alert, error) {
 	var wire struct {
 		Status      string            `json:"status"`
@@ -70,7 +69,9 @@ func decodeAlert(raw json.RawMessage) (alert, error) {
 		StartsAt    time.Time         `json:"startsAt"`
 	}
 	err := json.Unmarshal(raw, &wire)
-	a := alert{Firing: wire.Status == "firing", Labels: wire.Labels, Annotations: wire.Annotations, StartsAt: wire.StartsAt.UTC()}
+	a := alert{
+		Firing: wire.Status == "firing", Labels: wire.Labels, Annotations: wire.Annotations, StartsAt: wire.StartsAt.UTC(),
+	}
 	if err != nil {
 		return a, fmt.Errorf("not an alert of Alertmanager: %w", err)
 	}
@@ -111,9 +112,9 @@ func checkLabels(all map[string]string) error {
 	return nil
 }
 
-// age is how long the alert has been firing. Of two clocks one may be ahead: what
-// starts in the future has just started.
+// age is how long the alert has been firing. An alert whose start lies in the future, by a clock that is ahead, has
+// just started.
 func (a alert) age(now time.Time) time.Duration { return max(0, now.Sub(a.StartsAt)) }
 
-// name is what a person knows the alert by.
+// name is the name that people know the alert by.
 func (a alert) name() string { return a.Labels[model.AlertNameLabel] }

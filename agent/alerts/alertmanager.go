@@ -15,11 +15,11 @@ import (
 const (
 	// callTimeout is how long one call to Alertmanager may take: an operation waits for it.
 	callTimeout = 3 * time.Second
-	// maxAnswerBytes is more than the silences of a large installation take.
+	// maxAnswerBytes is more than the list of silences of a large installation takes.
 	maxAnswerBytes = 32 << 20
 )
 
-// silence is a silence as API v2 of Alertmanager has it.
+// silence is a silence in the shape of Alertmanager's API v2.
 type silence struct {
 	ID        string    `json:"id,omitempty"`
 	Matchers  []matcher `json:"matchers"`
@@ -40,7 +40,7 @@ type matcher struct {
 	IsEqual bool   `json:"isEqual"`
 }
 
-// alertmanager calls API v2 of an Alertmanager. It is safe for concurrent use.
+// alertmanager calls API v2 of an Alertmanager. Its methods may be called concurrently.
 type alertmanager struct {
 	base               *url.URL
 	username, password string
@@ -54,7 +54,7 @@ func newAlertmanager(base, username, password string) (*alertmanager, error) {
 	}
 	return &alertmanager{base: u, username: username, password: password, client: &http.Client{
 		Timeout: callTimeout,
-		// It would turn a POST into another request, and hand credentials to whoever is named.
+		// A redirect would turn a POST into a GET, and send the credentials to whichever host it names.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}, nil
 }
@@ -65,7 +65,7 @@ func (a *alertmanager) list(ctx context.Context) ([]silence, error) {
 	if err := a.call(ctx, http.MethodGet, "silences?expired=false", nil, &all); err != nil {
 		return nil, err
 	}
-	for _, s := range all { // older versions know no expired=false
+	for _, s := range all { // older versions ignore expired=false
 		if s.Status == nil || s.Status.State != "expired" {
 			open = append(open, s)
 		}
@@ -73,7 +73,7 @@ func (a *alertmanager) list(ctx context.Context) ([]silence, error) {
 	return open, nil
 }
 
-// put makes a silence, or changes the one with its id.
+// put creates a silence, or changes the silence that has its id.
 func (a *alertmanager) put(ctx context.Context, s silence) error {
 	s.Status, s.UpdatedAt = nil, time.Time{}
 	return a.call(ctx, http.MethodPost, "silences", s, nil)
@@ -85,12 +85,15 @@ func (a *alertmanager) end(ctx context.Context, id string) error {
 }
 
 func (a *alertmanager) call(ctx context.Context, method, path string, body, into any) error {
-	fail := func(err error) error { return fmt.Errorf("call Alertmanager, %s /api/v2/%s: %w", method, path, err) }
+	fail := func(err error) error {
+		return fmt.Errorf("call Alertmanager, %s /api/v2/%s: %w", method, path, err)
+	}
 	payload, err := json.Marshal(body)
 	if err != nil {
 		return fail(err)
 	}
-	request, err := http.NewRequestWithContext(ctx, method, a.base.JoinPath("api/v2").String()+"/"+path, bytes.NewReader(payload))
+	address := a.base.JoinPath("api/v2").String() + "/" + path
+	request, err := http.NewRequestWithContext(ctx, method, address, bytes.NewReader(payload))
 	if err != nil {
 		return fail(err)
 	}

@@ -23,14 +23,16 @@ import (
 
 	"github.com/obwarden/obwarden/agent"
 	"github.com/obwarden/obwarden/agent/alerts"
-	"github.com/obwarden/obwarden/agent/guard"
+	"github.com/obwarden/obwarden/agent/facts"
 	"github.com/obwarden/obwarden/agent/ocp"
 	"github.com/obwarden/obwarden/agent/ocp/ocpsim"
+	"github.com/obwarden/obwarden/agent/operation"
+	"github.com/obwarden/obwarden/agent/policy"
 	"github.com/obwarden/obwarden/events"
 	"github.com/obwarden/obwarden/metrics"
 )
 
-const patience = 30 * time.Second // for what must happen; never waited out
+const patience = 30 * time.Second // for an event that must come; a test that passes never waits so long
 
 func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m,
@@ -41,7 +43,7 @@ func TestMain(m *testing.M) {
 	)
 }
 
-// rig is a real NATS server, a simulated OCP over HTTP, and a webhook before them.
+// rig is a webhook with a real NATS server and a simulated OCP over HTTP behind it.
 type rig struct {
 	t       *testing.T
 	sim     *ocpsim.Sim
@@ -49,15 +51,15 @@ type rig struct {
 	js      jetstream.JetStream
 	streams events.Streams
 	config  alerts.Config
-	policy  guard.Policy
+	policy  policy.Policy
 }
 
 var options = events.StreamOptions{Replicas: 1, Retention: time.Hour, AckWait: 5 * time.Second}
 
-func newRig(t *testing.T, config ocpsim.Config, rules ...guard.AlertRule) *rig {
+func newRig(t *testing.T, config ocpsim.Config, rules ...policy.AlertRule) *rig {
 	t.Helper()
 	config.Users = ocpsim.DefaultUsers("admin", "secret")
-	r := &rig{t: t, sim: ocpsim.Start(t, config), policy: guard.Policy{Alerts: rules}}
+	r := &rig{t: t, sim: ocpsim.Start(t, config), policy: policy.Policy{Alerts: rules}}
 	server, err := events.StartServer("127.0.0.1:0", t.TempDir(), slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
@@ -80,13 +82,15 @@ func newRig(t *testing.T, config ocpsim.Config, rules ...guard.AlertRule) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r.client, err = ocp.New(ocp.Config{URL: r.sim.URL(), Username: "admin", Password: "secret", Timeout: time.Second}); err != nil {
+	r.client, err = ocp.New(ocp.Config{URL: r.sim.URL(), Username: "admin", Password: "secret", Timeout: time.Second})
+	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(r.client.Close)
 	r.config = alerts.Config{
-		JetStream: r.js, Journal: r.streams.Operations, Bucket: bucket, Directory: alerts.NewDirectory(r.client),
-		Policy:    func() *guard.Policy { return &r.policy },
+		JetStream: r.js, Journal: r.streams.Operations, Bucket: bucket,
+		Directory: facts.NewDirectory(r.client),
+		Policy:    func() *policy.Policy { return &r.policy },
 		Metrics:   metrics.New(prometheus.NewRegistry(), "", "", metrics.Scraped{}),
 		Log:       slog.New(slog.DiscardHandler),
 		Retention: options.Retention, Loopback: true,
@@ -107,8 +111,12 @@ func (r *rig) agent() {
 	r.t.Helper()
 	a := agent.New(agent.Config{
 		JetStream: r.js, Streams: r.streams, OCP: r.client, Metrics: r.config.Metrics, Log: r.config.Log,
-		Machine: agent.Machine{Agent: "test", Settle: time.Second, StallAfter: time.Minute, PollMin: 10 * time.Millisecond, PollMax: 50 * time.Millisecond},
-		Policy:  &guard.Policy{Hash: "lax", Limits: guard.Limits{MaxConcurrent: 1}}, AckWait: options.AckWait, Timeout: 500 * time.Millisecond,
+		Machine: operation.Machine{
+			Agent: "test", Settle: time.Second, StallAfter: time.Minute,
+			PollMin: 10 * time.Millisecond, PollMax: 50 * time.Millisecond,
+		},
+		Directory: facts.NewDirectory(r.client), Policy: policy.NewLive(&policy.Policy{Hash: "lax", Limits: policy.Limits{MaxConcurrent: 1}}),
+		AckWait: options.AckWait, Timeout: 500 * time.Millisecond,
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -126,7 +134,9 @@ func (r *rig) await(operationID string, tokens ...events.State) events.Operation
 	r.t.Helper()
 	ctx, cancel := context.WithTimeout(r.t.Context(), patience)
 	defer cancel()
-	consumer, err := r.streams.Operations.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{FilterSubjects: []string{events.OperationSubjects(operationID)}})
+	consumer, err := r.streams.Operations.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
+		FilterSubjects: []string{events.OperationSubjects(operationID)},
+	})
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -165,7 +175,7 @@ type alert struct {
 
 func (a alert) resolved() alert { a.Status = "resolved"; return a }
 
-// firing is an alert about a server of the cluster obdemo, in words that Prometheus uses.
+// firing is an alert about a server of the cluster obdemo, with labels as Prometheus has them.
 func firing(instance string, startsAt time.Time) alert {
 	return alert{
 		Status: "firing", StartsAt: startsAt,
@@ -187,7 +197,7 @@ func post(t testing.TB, h http.Handler, body []byte, header http.Header) (int, s
 	return w.Code, w.Body.String()
 }
 
-// send sends alerts through a webhook of its own, as to an agent started anew.
+// send sends alerts through a new webhook, as if the agent had just started.
 func (r *rig) send(wantStatus int, all ...alert) []alerts.Outcome {
 	r.t.Helper()
 	body, err := json.Marshal(message{Version: "4", Alerts: all})
@@ -204,7 +214,7 @@ func (r *rig) send(wantStatus int, all ...alert) []alerts.Outcome {
 	return got.Alerts
 }
 
-// sendOne sends one alert and wants the result.
+// sendOne sends one alert and fails the test unless its result is want.
 func (r *rig) sendOne(a alert, want string) alerts.Outcome {
 	r.t.Helper()
 	status := http.StatusOK
@@ -218,7 +228,7 @@ func (r *rig) sendOne(a alert, want string) alerts.Outcome {
 	return got
 }
 
-// mustHavePublished wants a number of messages in the request stream, or taken from it since.
+// mustHavePublished fails the test unless n messages were published to the request stream in all.
 func (r *rig) mustHavePublished(n uint64) {
 	r.t.Helper()
 	stream, err := r.js.Stream(r.t.Context(), events.RequestStream)
@@ -246,12 +256,12 @@ func matchers(t testing.TB, s string) labels.Matchers {
 	return m
 }
 
-// down is a rule that stops a server whose observer is down.
-func down(t testing.TB) guard.AlertRule {
+// down is a rule that stops servers whose observer is down.
+func down(t testing.TB) policy.AlertRule {
 	t.Helper()
-	return guard.AlertRule{
+	return policy.AlertRule{
 		Name: "down", Matchers: matchers(t, `alertname="ObserverDown"`), Kind: events.Stop,
-		Target: guard.AlertTarget{Cluster: "ob_cluster", Address: "instance"},
+		Target: policy.AlertTarget{Cluster: "ob_cluster", Address: "instance"},
 	}
 }
 
@@ -273,7 +283,7 @@ func (r *rig) address(cluster, server int64) string {
 
 func reason(t testing.TB, text string) *template.Template {
 	t.Helper()
-	parsed, err := guard.ParseReason(text)
+	parsed, err := policy.ParseReason(text)
 	if err != nil {
 		t.Fatal(err)
 	}

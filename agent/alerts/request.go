@@ -1,6 +1,7 @@
 package alerts
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -9,19 +10,19 @@ import (
 
 	"github.com/prometheus/alertmanager/pkg/labels"
 
-	"github.com/obwarden/obwarden/agent/guard"
+	"github.com/obwarden/obwarden/agent/facts"
+	"github.com/obwarden/obwarden/agent/policy"
 	"github.com/obwarden/obwarden/events"
 )
 
-// source is the door that requests made of alerts come through, and who asks.
+// source is the source of requests that are made from alerts, and who they are requested by.
 const source = "alertmanager"
 
 // ruleLabel is the label of a request that says which rule made it.
 const ruleLabel = "alert_rule"
 
-// match returns the first rule that matches; nil: none. As in Prometheus, a label
-// that is not there is empty.
-func match(rules []guard.AlertRule, all map[string]string) *guard.AlertRule {
+// match returns the first rule that matches; nil where none does. As in Prometheus, a missing label counts as empty.
+func match(rules []policy.AlertRule, all map[string]string) *policy.AlertRule {
 	for i := range rules {
 		if matches(rules[i].Matchers, all) {
 			return &rules[i]
@@ -39,15 +40,29 @@ func matches(matchers labels.Matchers, all map[string]string) bool {
 	return true
 }
 
-// keyOf is the idempotency key: one request for each time that an alert begins to
-// fire, however often and by however many Alertmanagers it is told.
+// keyOf is the idempotency key: one request for each time that an alert begins to fire, however often and by however
+// many Alertmanagers it is reported.
 func keyOf(rule string, a alert) string {
 	return fmt.Sprintf("alert/%s/%s/%s", rule, a.Fingerprint, a.StartsAt.Format(time.RFC3339Nano))
 }
 
-// requestOf makes the request that a rule has for an alert. It is as valid as one
-// that comes by NATS, or refused.
-func requestOf(rule *guard.AlertRule, a alert, cluster, server int64) (events.Request, error) {
+// makeRequest finds the server that an alert is about and makes the rule's request for it. Where the error is not a
+// refusal, OCP or the name server did not answer.
+func makeRequest(ctx context.Context, d *facts.Directory, rule *policy.AlertRule, a alert) (events.Request, error) {
+	cluster, server, err := find(ctx, d, rule.Target, a.Labels)
+	if err != nil {
+		return events.Request{}, err
+	}
+	r, err := requestOf(rule, a, cluster, server)
+	if err != nil {
+		return events.Request{}, refusal{err}
+	}
+	return r, nil
+}
+
+// requestOf makes a rule's request for an alert about a server. It returns an error where the request would be refused
+// if it came by NATS.
+func requestOf(rule *policy.AlertRule, a alert, cluster, server int64) (events.Request, error) {
 	carried, err := carry(rule, a.Labels)
 	if err != nil {
 		return events.Request{}, err
@@ -68,7 +83,8 @@ func requestOf(rule *guard.AlertRule, a alert, cluster, server int64) (events.Re
 	return received.Request, err
 }
 
-func carry(rule *guard.AlertRule, all map[string]string) (map[string]string, error) {
+// carry returns the labels of an alert that its request carries.
+func carry(rule *policy.AlertRule, all map[string]string) (map[string]string, error) {
 	carried := map[string]string{}
 	if len(rule.Labels) == 0 {
 		for name, value := range all {
@@ -82,18 +98,19 @@ func carry(rule *guard.AlertRule, all map[string]string) (map[string]string, err
 	}
 	carried[ruleLabel] = rule.Name
 	if len(carried) > events.MaxLabels {
-		return nil, fmt.Errorf("%d labels, a request carries %d at most: name those that matter in labels of the rule", len(carried), events.MaxLabels)
+		return nil, fmt.Errorf("%d labels, a request carries %d at most: name the labels that matter in labels of the rule",
+			len(carried), events.MaxLabels)
 	}
 	return carried, nil
 }
 
-// reasonOf is one line of text.
-func reasonOf(rule *guard.AlertRule, a alert) (string, error) {
+// reasonOf returns the reason of the request, one line of text.
+func reasonOf(rule *policy.AlertRule, a alert) (string, error) {
 	if rule.Reason == nil {
 		return strings.TrimSpace("alert " + a.name()), nil
 	}
 	var out limited
-	if err := rule.Reason.Execute(&out, guard.AlertData{Labels: a.Labels, Annotations: a.Annotations}); err != nil {
+	if err := rule.Reason.Execute(&out, policy.AlertData{Labels: a.Labels, Annotations: a.Annotations}); err != nil {
 		return "", fmt.Errorf("reason of the rule: %w", err)
 	}
 	reason := strings.Join(strings.Fields(out.String()), " ")
@@ -103,7 +120,7 @@ func reasonOf(rule *guard.AlertRule, a alert) (string, error) {
 	return reason, nil
 }
 
-// limited keeps a template from writing without end.
+// limited is a writer that fails once a template has written more than a reason may be long.
 type limited struct{ strings.Builder }
 
 func (l *limited) Write(p []byte) (int, error) {

@@ -14,27 +14,29 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/alertmanager/pkg/labels"
 
-	"github.com/obwarden/obwarden/agent/guard"
+	"github.com/obwarden/obwarden/agent/facts"
+	"github.com/obwarden/obwarden/agent/journal"
+	"github.com/obwarden/obwarden/agent/policy"
 	"github.com/obwarden/obwarden/events"
 	"github.com/obwarden/obwarden/metrics"
 )
 
 const (
-	// silenceFor is how long a silence lasts unless it is extended: should all agents
-	// die, alerts are heard again after that. It is extended when half is over.
+	// silenceFor is how long a silence lasts unless it is extended: if all agents die, alerts are heard again after
+	// that time. A silence is extended once half of it is over.
 	silenceFor = 10 * time.Minute
-	// silenceLook is the time between looks at the silences.
-	silenceLook = time.Minute
-	// clockSkew is how far this machine's clock may be ahead of Alertmanager's, which
-	// takes a start in the past for now, and one in the future at its word.
+	// tendInterval is how often the silences are tended.
+	tendInterval = time.Minute
+	// clockSkew is how far this machine's clock may be ahead of Alertmanager's. A silence that is to start in the
+	// future starts late; a silence whose start lies in the past starts at once.
 	clockSkew = 5 * time.Minute
-	// beforeTimeout is how long the silences of one operation may keep it.
+	// beforeTimeout is how long an operation may be kept by making its silences.
 	beforeTimeout = 5 * time.Second
 
 	createdBy = "obwarden"
 )
 
-// What became of a silence.
+// What becomes of a silence.
 const (
 	silenceCreated  = "created"
 	silenceExtended = "extended"
@@ -44,19 +46,18 @@ const (
 
 // SilencerConfig is what a silencer works with. All fields but the credentials are required.
 type SilencerConfig struct {
-	URL                string // of Alertmanager, of any one where several share their silences
+	URL                string // of Alertmanager; of any one Alertmanager of a cluster
 	Username, Password string // HTTP Basic
 	Journal            jetstream.Stream
-	Directory          *Directory
-	Policy             func() *guard.Policy // as it is now
+	Directory          *facts.Directory
+	Policy             func() *policy.Policy // the policy in force now
 	Metrics            *metrics.Metrics
 	Log                *slog.Logger
 }
 
-// Silencer keeps Alertmanager quiet about what operations must cause. It remembers
-// nothing: a silence's comment names its operation, and the journal says how that
-// stands, so that any agent goes on with the silences of one that died. Its methods
-// may be called concurrently.
+// Silencer silences, in Alertmanager, the alerts that operations must cause. It keeps no state: the comment of a
+// silence names its operation, and the journal has the state of that operation. So any agent takes over the silences of
+// an agent that died. Its methods may be called concurrently.
 type Silencer struct {
 	SilencerConfig
 	alertmanager *alertmanager
@@ -68,9 +69,9 @@ func NewSilencer(c SilencerConfig) (*Silencer, error) {
 	return &Silencer{SilencerConfig: c, alertmanager: am}, err
 }
 
-// Before makes the silences of an operation that is about to be submitted, or
-// extends those that are there. An error means that it must wait and Before be
-// called again: Alertmanager is away, and the policy says to wait for it.
+// Before makes the silences of an operation that is about to be submitted, or extends its existing silences. An error
+// means that Alertmanager is away and the policy says to wait for it: the operation must wait, and Before must be
+// called again.
 func (s *Silencer) Before(ctx context.Context, op events.Operation) error {
 	rule := s.Policy().Silence
 	if rule == nil {
@@ -90,7 +91,7 @@ func (s *Silencer) Before(ctx context.Context, op events.Operation) error {
 	return nil
 }
 
-func (s *Silencer) before(ctx context.Context, rule *guard.SilenceRule, op events.Operation, now time.Time) error {
+func (s *Silencer) before(ctx context.Context, rule *policy.SilenceRule, op events.Operation, now time.Time) error {
 	wanted, err := s.silencesOf(ctx, rule, op)
 	if err != nil {
 		return err
@@ -105,7 +106,7 @@ func (s *Silencer) before(ctx context.Context, rule *guard.SilenceRule, op event
 		})
 		n := silence{
 			Matchers: matchers, StartsAt: now.Add(-clockSkew).UTC(), EndsAt: now.Add(silenceFor).UTC(), CreatedBy: createdBy,
-			Comment: fmt.Sprintf("%s of server %d of cluster %d, operation %s", op.Kind, op.ServerID, op.ClusterID, op.OperationID),
+			Comment: commentFor(op),
 		}
 		result := silenceCreated
 		if i >= 0 {
@@ -122,15 +123,16 @@ func (s *Silencer) before(ctx context.Context, rule *guard.SilenceRule, op event
 	return nil
 }
 
-// silencesOf are the matchers of each silence that the policy wants for op.
-func (s *Silencer) silencesOf(ctx context.Context, rule *guard.SilenceRule, op events.Operation) ([][]matcher, error) {
-	server, clusterName, err := s.Directory.server(ctx, op.ClusterID, op.ServerID)
+// silencesOf returns the matchers of each silence that the policy wants for op.
+func (s *Silencer) silencesOf(ctx context.Context, rule *policy.SilenceRule, op events.Operation) ([][]matcher, error) {
+	server, clusterName, err := s.Directory.Server(ctx, op.ClusterID, op.ServerID)
 	if err != nil {
 		return nil, err
 	}
-	data := guard.SilenceData{
+	data := policy.SilenceData{
 		Cluster: clusterName, ClusterID: op.ClusterID, ServerID: op.ServerID, Kind: op.Kind, Zone: server.Zone,
-		Address: net.JoinHostPort(server.IP, strconv.Itoa(server.Port)), IP: server.IP, Port: server.Port, SQLPort: server.SQLPort,
+		Address: net.JoinHostPort(server.IP, strconv.Itoa(server.Port)),
+		IP:      server.IP, Port: server.Port, SQLPort: server.SQLPort,
 	}
 	var all [][]matcher
 	for _, templates := range rule.Silences {
@@ -153,12 +155,19 @@ func (s *Silencer) silencesOf(ctx context.Context, rule *guard.SilenceRule, op e
 
 func sameMatchers(a, b []matcher) bool {
 	sorted := func(all []matcher) []matcher {
-		return slices.SortedFunc(slices.Values(all), func(a, b matcher) int { return strings.Compare(fmt.Sprint(a), fmt.Sprint(b)) })
+		return slices.SortedFunc(slices.Values(all), func(a, b matcher) int {
+			return strings.Compare(fmt.Sprint(a), fmt.Sprint(b))
+		})
 	}
 	return slices.Equal(sorted(a), sorted(b))
 }
 
-// operationOf is the operation that a silence of ours belongs to, "" for others'.
+// commentFor returns the comment of an operation's silences; operationOf reads it.
+func commentFor(op events.Operation) string {
+	return fmt.Sprintf("%s of server %d of cluster %d, operation %s", op.Kind, op.ServerID, op.ClusterID, op.OperationID)
+}
+
+// operationOf returns the id of the operation that a silence was made for; "" for silences that obwarden did not make.
 func operationOf(s silence) string {
 	_, id, found := strings.Cut(s.Comment, ", operation ")
 	if s.CreatedBy != createdBy || !found || strings.Trim(id, "abcdefghijklmnopqrstuvwxyz234567") != "" {
@@ -167,14 +176,14 @@ func operationOf(s silence) string {
 	return id
 }
 
-// Run looks after all silences of ours until ctx ends.
+// Run tends all silences that agents have made until ctx ends.
 func (s *Silencer) Run(ctx context.Context) error {
-	tick := time.NewTicker(silenceLook)
+	tick := time.NewTicker(tendInterval)
 	defer tick.Stop()
 	for {
 		if err := s.Tend(ctx, time.Now()); err != nil && ctx.Err() == nil {
 			s.count(silenceFailed)
-			s.Log.Warn("silences not looked after, trying again", "error", err, "in", silenceLook)
+			s.Log.Warn("the silences of operations could not be kept up to date, trying again", "error", err, "in", tendInterval)
 		}
 		select {
 		case <-ctx.Done():
@@ -184,8 +193,8 @@ func (s *Silencer) Run(ctx context.Context) error {
 	}
 }
 
-// Tend extends the silences of operations that are under way and ends those of
-// operations that are not, whichever agent made them.
+// Tend extends the silences of operations that are under way, and ends the silences of operations that have ended,
+// whichever agent made them.
 func (s *Silencer) Tend(ctx context.Context, now time.Time) error {
 	var grace time.Duration
 	if rule := s.Policy().Silence; rule != nil {
@@ -201,37 +210,44 @@ func (s *Silencer) Tend(ctx context.Context, now time.Time) error {
 		if id == "" {
 			continue
 		}
-		op, err := lastOf(ctx, s.Journal, id)
+		last, err := journal.Last(ctx, s.Journal, id)
 		if err != nil {
 			return err
 		}
-		until := silenceUntil(op, silence.EndsAt, silence.UpdatedAt, grace, now)
-		result := silenceEnded
-		switch {
-		case until.Equal(silence.EndsAt):
-			continue
-		case !until.After(now):
-			err = s.alertmanager.end(ctx, silence.ID)
-		default:
-			if until.After(silence.EndsAt) {
-				result = silenceExtended
-			}
-			silence.EndsAt = until.UTC()
-			err = s.alertmanager.put(ctx, silence)
-		}
-		if err != nil {
+		until := silenceUntil(last.Operation, silence.EndsAt, silence.UpdatedAt, grace, now)
+		if err := s.setEnd(ctx, silence, until, now); err != nil {
 			faults = append(faults, err)
-			continue
 		}
-		s.count(result)
-		s.Log.Info("silence "+result, "operation_id", id, "silence", silence.ID, "ends_at", until)
 	}
 	return errors.Join(faults...)
 }
 
-// silenceUntil says when the silence of an operation is to end, which is endsAt where
-// nothing is to be changed. An operation that the journal does not know is another
-// installation's, and its silence too.
+// setEnd has a silence end at until. It does nothing where the silence ends at that time already.
+func (s *Silencer) setEnd(ctx context.Context, silence silence, until, now time.Time) error {
+	result := silenceEnded
+	var err error
+	switch {
+	case until.Equal(silence.EndsAt):
+		return nil
+	case !until.After(now):
+		err = s.alertmanager.end(ctx, silence.ID)
+	default:
+		if until.After(silence.EndsAt) {
+			result = silenceExtended
+		}
+		silence.EndsAt = until.UTC()
+		err = s.alertmanager.put(ctx, silence)
+	}
+	if err != nil {
+		return err
+	}
+	s.count(result)
+	s.Log.Info("silence "+result, "operation_id", operationOf(silence), "silence", silence.ID, "ends_at", until)
+	return nil
+}
+
+// silenceUntil returns when the silence of an operation is to end: endsAt where nothing is to be changed. An operation
+// that the journal does not know belongs to another installation, and so does its silence.
 func silenceUntil(op events.Operation, endsAt, updatedAt time.Time, grace time.Duration, now time.Time) time.Time {
 	switch {
 	case op.N == 0:
@@ -244,14 +260,14 @@ func silenceUntil(op events.Operation, endsAt, updatedAt time.Time, grace time.D
 		if endsAt.Sub(now) <= silenceFor/2 {
 			return now.Add(silenceFor)
 		}
-	case now.Sub(updatedAt) > silenceLook: // it was not submitted after all, and waits
+	case now.Sub(updatedAt) > tendInterval: // the operation was not submitted after all, and waits
 		return now
 	}
 	return endsAt
 }
 
-// Silences is how many silences Alertmanager has that have not expired: a call that
-// changes nothing, to try it.
+// Silences returns how many silences in Alertmanager have not expired. It changes nothing, which makes it fit to try
+// the connection.
 func (s *Silencer) Silences(ctx context.Context) (int, error) {
 	all, err := s.alertmanager.list(ctx)
 	return len(all), err

@@ -22,12 +22,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/obwarden/obwarden/agent/alerts"
-	"github.com/obwarden/obwarden/agent/guard"
 	"github.com/obwarden/obwarden/agent/ocp/ocpsim"
+	"github.com/obwarden/obwarden/agent/policy"
 	"github.com/obwarden/obwarden/events"
 )
 
-// silence is what these tests look at in Alertmanager's answer.
+// silence holds the fields of Alertmanager's answer that these tests use.
 type silence struct {
 	ID       string `json:"id"`
 	Matchers []struct {
@@ -44,7 +44,7 @@ type silence struct {
 	} `json:"status"`
 }
 
-// fake is Alertmanager's API of silences as far as it is used.
+// fake is the part of Alertmanager's API for silences that the silencer uses.
 type fake struct {
 	mu       sync.Mutex
 	silences map[string]silence
@@ -114,7 +114,8 @@ func realAlertmanager(t *testing.T, config string) string {
 	address := free.Addr().String()
 	free.Close()
 	ctx, cancel := context.WithCancel(context.Background())
-	cmd := exec.CommandContext(ctx, binary, "--config.file="+file, "--storage.path="+dir, "--web.listen-address="+address, "--cluster.listen-address=")
+	cmd := exec.CommandContext(ctx, binary, "--config.file="+file, "--storage.path="+dir, "--web.listen-address="+address,
+		"--cluster.listen-address=")
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	var log strings.Builder
 	cmd.Stderr = &log
@@ -140,7 +141,7 @@ func realAlertmanager(t *testing.T, config string) string {
 	return url
 }
 
-// eventually looks again and again: the programs beyond have no signal to wait for.
+// eventually polls another program until holds is true: there is no signal to wait for.
 func eventually(t *testing.T, what string, holds func() bool) {
 	t.Helper()
 	tick := time.NewTicker(20 * time.Millisecond)
@@ -162,7 +163,7 @@ type silencing struct {
 	url string // of Alertmanager
 }
 
-func newSilencing(t *testing.T, url string, rule *guard.SilenceRule) silencing {
+func newSilencing(t *testing.T, url string, rule *policy.SilenceRule) silencing {
 	t.Helper()
 	r := newRig(t, ocpsim.Config{})
 	r.policy.Silence = rule
@@ -176,7 +177,7 @@ func newSilencing(t *testing.T, url string, rule *guard.SilenceRule) silencing {
 	return silencing{r, s, url}
 }
 
-// silences are those of Alertmanager that have not expired.
+// silences returns the silences in Alertmanager that have not expired.
 func (s silencing) silences() []silence {
 	s.t.Helper()
 	response, err := http.Get(s.url + "/api/v2/silences")
@@ -191,7 +192,7 @@ func (s silencing) silences() []silence {
 	return slices.DeleteFunc(all, func(s silence) bool { return s.Status.State == "expired" })
 }
 
-// one is the only silence that has not expired.
+// one returns the only silence that has not expired.
 func (s silencing) one() silence {
 	s.t.Helper()
 	all := s.silences()
@@ -245,13 +246,13 @@ func stopOf(server int64) events.Operation {
 	}
 }
 
-func silenceRule(t testing.TB, wait bool, silences ...string) *guard.SilenceRule {
+func silenceRule(t testing.TB, wait bool, silences ...string) *policy.SilenceRule {
 	t.Helper()
-	rule := &guard.SilenceRule{Grace: 5 * time.Minute, Wait: wait}
+	rule := &policy.SilenceRule{Grace: 5 * time.Minute, Wait: wait}
 	for _, s := range silences {
-		var matchers []guard.SilenceMatcher
+		var matchers []policy.SilenceMatcher
 		for text := range strings.SplitSeq(s, ";") {
-			m, err := guard.ParseSilenceMatcher(text)
+			m, err := policy.ParseSilenceMatcher(text)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -279,7 +280,8 @@ func onBoth(t *testing.T, test func(t *testing.T, url string)) {
 func TestASilenceLastsAsLongAsItsOperation(t *testing.T) {
 	t.Parallel()
 	onBoth(t, func(t *testing.T, url string) {
-		s := newSilencing(t, url, silenceRule(t, true, `alertname=~"Observer.*";instance=~"{{.IP}}:(2881|{{.Port}})";ob_cluster="{{.Cluster}}"`))
+		s := newSilencing(t, url, silenceRule(t, true,
+			`alertname=~"Observer.*";instance=~"{{.IP}}:(2881|{{.Port}})";ob_cluster="{{.Cluster}}"`))
 		op := stopOf(2)
 		s.before(op)
 		s.before(op) // decided once more: the same silence
@@ -295,11 +297,14 @@ func TestASilenceLastsAsLongAsItsOperation(t *testing.T) {
 				t.Errorf("matcher %+v", m)
 			}
 		}
-		if re := regexp.MustCompile("^(?:" + values["instance"] + ")$"); !re.MatchString(address) || re.MatchString(strings.Replace(address, ".", "x", 1)) || values["ob_cluster"] != "obdemo" {
+		instance := regexp.MustCompile("^(?:" + values["instance"] + ")$")
+		if !instance.MatchString(address) || instance.MatchString(strings.Replace(address, ".", "x", 1)) ||
+			values["ob_cluster"] != "obdemo" {
 			t.Errorf("matchers %v, for %s", values, address)
 		}
 		now := time.Now()
-		if left := made.EndsAt.Sub(now); left < 9*time.Minute || left > 11*time.Minute || made.StartsAt.After(now.Add(time.Second)) {
+		left := made.EndsAt.Sub(now)
+		if left < 9*time.Minute || left > 11*time.Minute || made.StartsAt.After(now.Add(time.Second)) {
 			t.Errorf("silence from %s to %s", made.StartsAt, made.EndsAt)
 		}
 
@@ -331,7 +336,7 @@ func TestASilenceLastsAsLongAsItsOperation(t *testing.T) {
 	})
 }
 
-func TestLeftoversAreRemovedAndOthersSilencesAreNot(t *testing.T) {
+func TestLeftOverSilencesAreRemovedAndForeignOnesAreNot(t *testing.T) {
 	t.Parallel()
 	onBoth(t, func(t *testing.T, url string) {
 		s := newSilencing(t, url, silenceRule(t, true, `instance="{{.Address}}"`, `zone="{{.Zone}}"`))
@@ -341,7 +346,8 @@ func TestLeftoversAreRemovedAndOthersSilencesAreNot(t *testing.T) {
 		}
 		s.journal(ended, events.Failed, time.Now().Add(-time.Hour))
 		s.journal(waits, events.Waiting, time.Time{}) // allowed, and then not
-		body := fmt.Sprintf(`{"matchers":[{"name":"a","value":"b","isRegex":false,"isEqual":true}],"startsAt":%q,"endsAt":%q,"createdBy":"kim","comment":"stop, operation %s"}`,
+		body := fmt.Sprintf(`{"matchers":[{"name":"a","value":"b","isRegex":false,"isEqual":true}],`+
+			`"startsAt":%q,"endsAt":%q,"createdBy":"kim","comment":"stop, operation %s"}`,
 			time.Now().UTC().Format(time.RFC3339), time.Now().Add(time.Hour).UTC().Format(time.RFC3339), ended.OperationID)
 		response, err := http.Post(url+"/api/v2/silences", "application/json", strings.NewReader(body))
 		if err != nil {
@@ -367,12 +373,12 @@ func TestLeftoversAreRemovedAndOthersSilencesAreNot(t *testing.T) {
 		}
 		slices.Sort(left)
 		if !slices.Equal(left, []string{"kim", "obwarden", "obwarden"}) {
-			t.Errorf("silences left of %v, want that of kim and two of another installation", left)
+			t.Errorf("silences left of %v, want one of kim and two of another installation", left)
 		}
 	})
 }
 
-func TestWithoutAlertmanagerThePolicySaysGoOnOrWait(t *testing.T) {
+func TestWithoutAlertmanagerAnOperationGoesOnOrWaitsAsThePolicySays(t *testing.T) {
 	t.Parallel()
 	for name, handler := range map[string]http.HandlerFunc{
 		"an error":  func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) },
@@ -409,13 +415,13 @@ func TestWithoutAlertmanagerThePolicySaysGoOnOrWait(t *testing.T) {
 	}
 }
 
-// Waiting mends neither: the operation goes on, and the log says why nobody was told.
-func TestASilenceThatCannotBeMadeDoesNotHoldTheOperationUp(t *testing.T) {
+// Waiting would not help in either case: the operation goes on, and the log says why it has no silence.
+func TestAnOperationDoesNotWaitForASilenceThatCannotBeMade(t *testing.T) {
 	t.Parallel()
 	server := httptest.NewServer(&fake{silences: map[string]silence{}})
 	t.Cleanup(server.Close)
 	for name, test := range map[string]struct {
-		rule   *guard.SilenceRule
+		rule   *policy.SilenceRule
 		server int64
 	}{
 		"an empty value would silence everything": {silenceRule(t, true, `x="{{if lt .Port 10}}{{.IP}}{{end}}"`), 2},
@@ -430,7 +436,7 @@ func TestASilenceThatCannotBeMadeDoesNotHoldTheOperationUp(t *testing.T) {
 	}
 }
 
-func TestWithoutARuleNobodyIsAsked(t *testing.T) {
+func TestWithoutASilenceRuleAlertmanagerIsNotCalled(t *testing.T) {
 	t.Parallel()
 	s := newSilencing(t, "http://127.0.0.1:1", nil)
 	s.before(stopOf(2))

@@ -1,6 +1,7 @@
 package alerts_test
 
 import (
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -9,8 +10,9 @@ import (
 	"time"
 
 	"github.com/obwarden/obwarden/agent/alerts"
-	"github.com/obwarden/obwarden/agent/guard"
+	"github.com/obwarden/obwarden/agent/facts"
 	"github.com/obwarden/obwarden/agent/ocp/ocpsim"
+	"github.com/obwarden/obwarden/agent/policy"
 	"github.com/obwarden/obwarden/events"
 )
 
@@ -30,7 +32,8 @@ func TestAFiringAlertIsOneOperationHoweverOftenItIsTold(t *testing.T) {
 	}
 	wg.Wait()
 	op := r.await(first.OperationID, events.Succeeded)
-	if op.ClusterID != 1 || op.ServerID != 2 || op.Kind != events.Stop || op.Source != "alertmanager" || op.Request.RequestedBy != "alertmanager" || op.Request.Force {
+	if op.ClusterID != 1 || op.ServerID != 2 || op.Kind != events.Stop || op.Source != "alertmanager" ||
+		op.Request.RequestedBy != "alertmanager" || op.Request.Force {
 		t.Errorf("operation %+v", op)
 	}
 	if want := "ObserverDown on " + a.Labels["instance"] + ": no answer for 5 minutes"; op.Request.Reason != want {
@@ -89,7 +92,7 @@ func TestWhatWasNotAcknowledgedIsPublishedLaterWordForWord(t *testing.T) {
 	r.mustHaveCounted("down", "failed", 1)
 }
 
-func TestWhatIsResolvedBeforeItCouldBePublishedNeverIs(t *testing.T) {
+func TestARequestWhoseAlertIsResolvedBeforeItIsPublishedNeverIs(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, ocpsim.Config{}, down(t))
 	if err := r.js.DeleteStream(t.Context(), events.RequestStream); err != nil {
@@ -124,11 +127,11 @@ func TestALostBucketMakesNoSecondOperation(t *testing.T) {
 	r.mustHavePublished(1)
 }
 
-// A server is the same whichever exporter on its host speaks of it.
-func TestAlertsOfTwoExportersOnOneHostAreOneMatter(t *testing.T) {
+// Alerts about a server form one incident, whichever exporter on its host they come from.
+func TestAlertsOfTwoExportersOnOneHostFormOneIncident(t *testing.T) {
 	t.Parallel()
 	rule := down(t)
-	rule.Target = guard.AlertTarget{Cluster: "ob_cluster", Host: "instance"}
+	rule.Target = policy.AlertTarget{Cluster: "ob_cluster", Host: "instance"}
 	r := newRig(t, ocpsim.Config{}, rule)
 	ip, _, _ := strings.Cut(r.address(1, 2), ":")
 	first := r.sendOne(firing(ip+":9100", time.Now()), "requested")
@@ -138,7 +141,7 @@ func TestAlertsOfTwoExportersOnOneHostAreOneMatter(t *testing.T) {
 	r.mustHavePublished(1)
 }
 
-func TestResolvedCancelsWhatStillWaits(t *testing.T) {
+func TestResolvedAlertsCancelAnOperationThatStillWaits(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, ocpsim.Config{Speed: 1}, down(t))
 	r.agent()
@@ -149,7 +152,8 @@ func TestResolvedCancelsWhatStillWaits(t *testing.T) {
 	r.await(id, events.Waiting)
 
 	another := waiting // about the same server
-	another.Labels = map[string]string{"alertname": "ObserverDown", "ob_cluster": "obdemo", "instance": waiting.Labels["instance"], "disk": "sdb"}
+	another.Labels = maps.Clone(waiting.Labels)
+	another.Labels["disk"] = "sdb"
 	r.sendOne(another, "grouped")
 	r.sendOne(waiting.resolved(), "resolved") // the other still fires
 	if got := r.sendOne(another.resolved(), "cancelled"); got.OperationID != id {
@@ -165,8 +169,8 @@ func TestResolvedCancelsWhatStillWaits(t *testing.T) {
 	r.mustHaveCounted("down", "cancelled", 1)
 }
 
-// An agent that is down or busy has not taken the request yet: the order comes behind it.
-func TestResolvedCancelsARequestThatNoAgentHasTaken(t *testing.T) {
+// While all agents are down or busy, the request waits in the stream and the order is queued behind it.
+func TestResolvedAlertsCancelARequestThatNoAgentHasTaken(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, ocpsim.Config{Speed: 1}, down(t))
 	blocks := firing(r.address(1, 1), time.Now())
@@ -178,7 +182,7 @@ func TestResolvedCancelsARequestThatNoAgentHasTaken(t *testing.T) {
 	r.await(id, events.Cancelled)
 }
 
-func TestAfterAnOperationAnAlertActsAgainOnlyOnceResolvedOrCooledDown(t *testing.T) {
+func TestAnAlertGetsAnotherOperationOnlyOnceResolvedOrCooledDown(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, ocpsim.Config{Speed: 1000}, down(t))
 	r.agent()
@@ -220,12 +224,12 @@ func TestAnAlertMustHaveFiredForAsLongAsTheRuleWants(t *testing.T) {
 	r.mustHavePublished(2)
 }
 
-func TestWhileOCPIsAwayNewAlertsAreToComeAgainAndOldOnesCount(t *testing.T) {
+func TestWhileOCPIsAwayNewAlertsFailAndKnownOnesCount(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, ocpsim.Config{}, down(t))
 	a, b := firing(r.address(1, 2), time.Now()), firing(r.address(1, 3), time.Now())
 	r.sendOne(a, "requested")
-	r.config.Directory = alerts.NewDirectory(r.client)
+	r.config.Directory = facts.NewDirectory(r.client)
 	r.sim.Close()
 	r.sendOne(b, "failed")
 	r.sendOne(a, "duplicate")
@@ -233,7 +237,7 @@ func TestWhileOCPIsAwayNewAlertsAreToComeAgainAndOldOnesCount(t *testing.T) {
 	r.mustHavePublished(2) // the request and the order
 }
 
-func TestWhileNATSIsAwayAlertmanagerIsToTryAgain(t *testing.T) {
+func TestWhileNATSIsAwayAlertmanagerMustTryAgain(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, ocpsim.Config{}, down(t))
 	a := firing(r.address(1, 2), time.Now())
@@ -279,39 +283,44 @@ func TestBadAlertsAreRefusedWithAReasonAndCounted(t *testing.T) {
 		many["l"+strings.Repeat("x", i)] = "v"
 	}
 	start := time.Now()
-	sound := func(change func(*alert, *guard.AlertRule)) func(*rig) alert {
+	sound := func(change func(*alert, *policy.AlertRule)) func(*rig) alert {
 		return func(r *rig) alert {
 			a := firing(r.address(1, 2), start)
 			change(&a, &r.policy.Alerts[0])
 			return a
 		}
 	}
+	changed := func(change func(*alert)) func(*rig) alert {
+		return sound(func(a *alert, _ *policy.AlertRule) { change(a) })
+	}
 	for name, test := range map[string]struct {
 		alert func(*rig) alert
 		rule  string
 		want  string
 	}{
-		"status":             {sound(func(a *alert, _ *guard.AlertRule) { a.Status = "pending" }), "none", `status "pending"`},
-		"no start":           {sound(func(a *alert, _ *guard.AlertRule) { a.StartsAt = time.Time{} }), "none", "startsAt is missing"},
-		"no labels":          {sound(func(a *alert, _ *guard.AlertRule) { a.Labels = nil }), "none", "no labels"},
-		"too many labels":    {sound(func(a *alert, _ *guard.AlertRule) { a.Labels = many }), "none", "65 labels"},
-		"control characters": {sound(func(a *alert, _ *guard.AlertRule) { a.Labels["x"] = "a\x1b[31m" }), "none", "control characters"},
-		"long value":         {sound(func(a *alert, _ *guard.AlertRule) { a.Labels["x"] = strings.Repeat("v", 2000) }), "none", "2000 bytes"},
-		"no name":            {sound(func(a *alert, _ *guard.AlertRule) { a.Labels[""] = "v" }), "none", "a name has 1 to"},
-		"no rule":            {sound(func(a *alert, _ *guard.AlertRule) { a.Labels["alertname"] = "Other" }), "none", "no rule"},
-		"no cluster label":   {sound(func(a *alert, _ *guard.AlertRule) { delete(a.Labels, "ob_cluster") }), "down", "no label ob_cluster"},
-		"no server label":    {sound(func(a *alert, _ *guard.AlertRule) { delete(a.Labels, "instance") }), "down", "no label instance"},
-		"unknown server":     {sound(func(a *alert, _ *guard.AlertRule) { a.Labels["instance"] = "192.0.2.1:2882" }), "down", "no server with the address"},
-		"template, no such label": {sound(func(_ *alert, rule *guard.AlertRule) { rule.Reason = reason(t, "{{.Labels.nothing}}") }),
-			"down", `no entry for key "nothing"`},
-		"template, endless": {sound(func(_ *alert, rule *guard.AlertRule) {
+		"status":             {changed(func(a *alert) { a.Status = "pending" }), "none", `status "pending"`},
+		"no start":           {changed(func(a *alert) { a.StartsAt = time.Time{} }), "none", "startsAt is missing"},
+		"no labels":          {changed(func(a *alert) { a.Labels = nil }), "none", "no labels"},
+		"too many labels":    {changed(func(a *alert) { a.Labels = many }), "none", "65 labels"},
+		"control characters": {changed(func(a *alert) { a.Labels["x"] = "a\x1b[31m" }), "none", "control characters"},
+		"long value":         {changed(func(a *alert) { a.Labels["x"] = strings.Repeat("v", 2000) }), "none", "2000 bytes"},
+		"no name":            {changed(func(a *alert) { a.Labels[""] = "v" }), "none", "a name has 1 to"},
+		"no rule":            {changed(func(a *alert) { a.Labels["alertname"] = "Other" }), "none", "no rule"},
+		"no cluster label":   {changed(func(a *alert) { delete(a.Labels, "ob_cluster") }), "down", "no label ob_cluster"},
+		"no server label":    {changed(func(a *alert) { delete(a.Labels, "instance") }), "down", "no label instance"},
+		"unknown server": {changed(func(a *alert) { a.Labels["instance"] = "192.0.2.1:2882" }),
+			"down", "no server with the address"},
+		"template, no such label": {sound(func(_ *alert, rule *policy.AlertRule) {
+			rule.Reason = reason(t, "{{.Labels.nothing}}")
+		}), "down", `no entry for key "nothing"`},
+		"template, endless": {sound(func(_ *alert, rule *policy.AlertRule) {
 			rule.Reason = reason(t, `{{define "x"}}again {{template "x"}}{{end}}{{template "x"}}`)
 		}), "down", "over 1024 bytes"},
-		"template, long": {sound(func(a *alert, rule *guard.AlertRule) {
+		"template, long": {sound(func(a *alert, rule *policy.AlertRule) {
 			a.Annotations = map[string]string{"d": strings.Repeat("d", 2000)}
 			rule.Reason = reason(t, "{{.Annotations.d}}")
 		}), "down", "over 1024 bytes"},
-		"template, control characters": {sound(func(a *alert, rule *guard.AlertRule) {
+		"template, control characters": {sound(func(a *alert, rule *policy.AlertRule) {
 			a.Annotations = map[string]string{"d": "a\x00b"}
 			rule.Reason = reason(t, "{{.Annotations.d}}")
 		}), "down", "control characters"},
@@ -328,15 +337,15 @@ func TestBadAlertsAreRefusedWithAReasonAndCounted(t *testing.T) {
 	}
 }
 
-// An alert storm: every server of 20 clusters at once, told twice.
-func TestAStormIsTakenInOneBody(t *testing.T) {
+// An alert storm: an alert about each server of 20 clusters, reported twice.
+func TestAStormOf500AlertsIsHandledInOneBody(t *testing.T) {
 	t.Parallel()
 	clusters, err := ocpsim.Grid(20, 5, 5)
 	if err != nil {
 		t.Fatal(err)
 	}
 	rule := down(t)
-	rule.Target = guard.AlertTarget{Host: "instance"}
+	rule.Target = policy.AlertTarget{Host: "instance"}
 	r := newRig(t, ocpsim.Config{Clusters: clusters}, rule)
 	var storm []alert
 	for _, cluster := range clusters {
@@ -356,7 +365,7 @@ func TestAStormIsTakenInOneBody(t *testing.T) {
 	r.mustHavePublished(500)
 }
 
-func TestABadAlertDoesNotHinderTheOthersOfItsBody(t *testing.T) {
+func TestABadAlertDoesNotAffectOthersInItsBody(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, ocpsim.Config{}, down(t))
 	bad, good := firing(r.address(1, 2), time.Time{}), firing(r.address(1, 3), time.Now())
@@ -366,7 +375,7 @@ func TestABadAlertDoesNotHinderTheOthersOfItsBody(t *testing.T) {
 	}
 }
 
-func TestBodiesThatAreNoWebhookAreRefused(t *testing.T) {
+func TestBodiesThatAreNotFromAlertmanagerAreRefused(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, ocpsim.Config{}, down(t))
 	webhook := alerts.NewWebhook(r.config)
@@ -382,8 +391,10 @@ func TestBodiesThatAreNoWebhookAreRefused(t *testing.T) {
 		{"no alerts", `{"version":"4"}`, "application/json", 400, "no alerts"},
 		{"another version", `{"version":"5","alerts":[]}`, "application/json", 400, `version \"5\"`},
 		{"no UTF-8", "{\"version\":\"4\",\"alerts\":[],\"x\":\"\xff\"}", "application/json", 400, "UTF-8"},
-		{"a million alerts", `{"version":"4","alerts":[` + strings.Repeat("1,", 400_000) + `1]}`, "application/json", 400, "400001 alerts"},
-		{"huge", `{"version":"4","alerts":["` + strings.Repeat("x", alerts.MaxBodyBytes) + `"]}`, "application/json", 413, "max_alerts"},
+		{"too many alerts", `{"version":"4","alerts":[` + strings.Repeat("1,", 400_000) + `1]}`, "application/json",
+			400, "400001 alerts"},
+		{"huge", `{"version":"4","alerts":["` + strings.Repeat("x", alerts.MaxBodyBytes) + `"]}`, "application/json",
+			413, "max_alerts"},
 		{"a form, as a browser sends it", `{"version":"4","alerts":[]}`, "text/plain", 415, "application/json"},
 		{"no type", `{"version":"4","alerts":[]}`, "", 415, "application/json"},
 	}
@@ -396,19 +407,23 @@ func TestBodiesThatAreNoWebhookAreRefused(t *testing.T) {
 	r.mustHavePublished(0)
 	r.mustHaveCounted("none", "refused", len(tests))
 
-	for _, body := range []string{`{"version":"4","alerts":[],"new":{"of":["Alertmanager"]}}`, `{"version":"1","orgId":1,"state":"ok","alerts":[]}`} {
+	for _, body := range []string{
+		`{"version":"4","alerts":[],"new":{"of":["Alertmanager"]}}`,
+		`{"version":"1","orgId":1,"state":"ok","alerts":[]}`,
+	} {
 		if status, answered := post(t, webhook, []byte(body), nil); status != 200 {
 			t.Errorf("%s: %d %s", body, status, answered)
 		}
 	}
-	// Alerts that are no alerts are told one by one.
-	status, body := post(t, webhook, []byte(`{"version":"4","alerts":[1,null,{"status":"firing","labels":{"alertname":7}}]}`), nil)
+	// Entries that are no alerts are refused one by one.
+	status, body := post(t, webhook,
+		[]byte(`{"version":"4","alerts":[1,null,{"status":"firing","labels":{"alertname":7}}]}`), nil)
 	if status != 200 || strings.Count(body, `"result":"refused"`) != 3 {
 		t.Errorf("%d %s", status, body)
 	}
 }
 
-func TestOnlyWhoKnowsTheCredentialsIsLetIn(t *testing.T) {
+func TestOnlyCallersWithTheCredentialsAreLetIn(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, ocpsim.Config{}, down(t))
 	basic := func(user, password string) http.Header {
@@ -439,12 +454,15 @@ func TestOnlyWhoKnowsTheCredentialsIsLetIn(t *testing.T) {
 	} {
 		config := r.config
 		config.Credentials, config.Loopback = test.credentials, test.loopback
-		if status, body := post(t, alerts.NewWebhook(config), []byte(`{"version":"4","alerts":[]}`), test.header); status != test.status {
+		status, body := post(t, alerts.NewWebhook(config), []byte(`{"version":"4","alerts":[]}`), test.header)
+		if status != test.status {
 			t.Errorf("%s: %d %s, want %d", test.name, status, body, test.status)
 		}
 	}
 	r.mustHaveCounted("none", "refused", 7)
-	for host, status := range map[string]int{"localhost:9480": 200, "[::1]:9480": 200, "127.0.0.1": 200, "a.page.of.somebody:9480": 403, "": 403} {
+	for host, status := range map[string]int{
+		"localhost:9480": 200, "[::1]:9480": 200, "127.0.0.1": 200, "a.page.of.somebody:9480": 403, "": 403,
+	} {
 		request := httptest.NewRequest(http.MethodPost, "/alertmanager", strings.NewReader(`{"version":"4","alerts":[]}`))
 		request.Header.Set("Content-Type", "application/json")
 		request.Host = host

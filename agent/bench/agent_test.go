@@ -7,9 +7,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -19,21 +17,9 @@ import (
 	"sync"
 	"testing"
 	"time"
-)
 
-// laxPolicy holds nothing back but a second operation in a cluster: what is measured
-// is the agent, and not the patience that people want of it.
-const laxPolicy = `defaults:
-  max_concurrent: 1
-  keep_zones: 0
-  one_zone_at_a_time: false
-  keep_root_server: false
-  cooldown: {server: 0s, zone: 0s, failure: 0s}
-  budget: {operations: 0, window: 1h}
-  pause_after_failures: 0
-  max_wait: 0s
-fleet_budget: {operations: 0, window: 1h}
-`
+	"github.com/obwarden/obwarden/agent/agenttest"
+)
 
 // build makes the binary as it is released.
 var build = sync.OnceValues(func() (string, error) {
@@ -41,13 +27,7 @@ var build = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	binary := filepath.Join(dir, "obwarden")
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", binary, "../../cmd/obwarden")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build: %w: %s", err, out)
-	}
-	return binary, nil
+	return agenttest.Build(dir, []string{"CGO_ENABLED=0"}, "-trimpath", "-ldflags", "-s -w")
 })
 
 func program(t *testing.T) string {
@@ -64,7 +44,7 @@ func program(t *testing.T) string {
 
 // agentProcess is the real binary, running.
 type agentProcess struct {
-	process
+	*process
 	http    string
 	pprof   string
 	readyIn time.Duration // from its start until it said that it takes requests
@@ -73,33 +53,41 @@ type agentProcess struct {
 // startAgent starts the binary and waits until it is ready.
 func startAgent(t *testing.T, environ map[string]string) *agentProcess {
 	t.Helper()
-	p := &agentProcess{
-		process: process{t: t, cmd: exec.Command(program(t), "run"), log: filepath.Join(t.TempDir(), "agent.log")},
-		http:    "http://" + freeAddress(t), pprof: freeAddress(t),
-	}
-	p.cmd.Env = append(os.Environ(), "OBWARDEN_HTTP_LISTEN="+strings.TrimPrefix(p.http, "http://"), "OBWARDEN_LOG_FORMAT=json",
-		"OBWARDEN_OCP_USERNAME=admin", "OBWARDEN_OCP_PASSWORD=secret", "OBWARDEN_OCP_MAX_RPS=1000000")
-	if *flagProfile != "" || *flagSoak > 0 {
-		p.cmd.Env = append(p.cmd.Env, "OBWARDEN_PPROF_LISTEN="+p.pprof)
-	}
 	policy := filepath.Join(t.TempDir(), "policy.yaml")
-	if err := os.WriteFile(policy, []byte(laxPolicy), 0o600); err != nil {
+	if err := os.WriteFile(policy, []byte(agenttest.LaxPolicy), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	p.cmd.Env = append(p.cmd.Env, "OBWARDEN_POLICY_FILE="+policy)
+	p := &agentProcess{http: "http://" + agenttest.FreeAddress(t), pprof: agenttest.FreeAddress(t)}
+	cmd := exec.Command(program(t), "run")
+	cmd.Env = append(os.Environ(), "OBWARDEN_HTTP_LISTEN="+strings.TrimPrefix(p.http, "http://"), "OBWARDEN_LOG_FORMAT=json",
+		"OBWARDEN_OCP_USERNAME=admin", "OBWARDEN_OCP_PASSWORD=secret", "OBWARDEN_OCP_MAX_RPS=1000000", "OBWARDEN_POLICY_FILE="+policy)
+	if *flagProfile != "" || *flagSoak > 0 {
+		cmd.Env = append(cmd.Env, "OBWARDEN_PPROF_LISTEN="+p.pprof)
+	}
 	for name, value := range environ {
-		p.cmd.Env = append(p.cmd.Env, name+"="+value)
+		cmd.Env = append(cmd.Env, name+"="+value)
 	}
 	began := time.Now()
-	p.start()
-	for !p.answers() {
-		if time.Since(began) > patience {
-			t.Fatalf("agent is not ready:\n%s", p.tail())
+	p.process = start(t, cmd, "agent")
+	eventually(t, "the agent is ready", time.Millisecond, func() error {
+		if p.answers() {
+			return nil
 		}
-		time.Sleep(time.Millisecond)
-	}
+		select {
+		case <-p.Ended():
+			t.Fatal("the agent has ended")
+		default:
+		}
+		return errors.New("not yet")
+	})
 	p.readyIn = time.Since(began)
 	return p
+}
+
+// eventually polls with the patience of this package.
+func eventually(t *testing.T, what string, pause time.Duration, check func() error) {
+	t.Helper()
+	agenttest.Eventually(t, what, patience, pause, check)
 }
 
 func (p *agentProcess) answers() bool {
@@ -136,7 +124,7 @@ func (p *agentProcess) scrape() (time.Duration, map[string]float64) {
 	return took, values
 }
 
-// collect has the garbage collected, twice for what Go keeps in pools.
+// collect makes the agent collect its garbage, twice because of what Go keeps in pools.
 func (p *agentProcess) collect() {
 	p.t.Helper()
 	for range 2 {
@@ -151,8 +139,7 @@ func (p *agentProcess) collect() {
 	}
 }
 
-// profile writes a profile of what goes on until the returned function is called,
-// where one is asked for.
+// profile takes a profile until the returned function is called, if flags ask for one.
 func (p *agentProcess) profile(name string) (done func()) {
 	p.t.Helper()
 	if *flagProfile == "" {
@@ -184,14 +171,4 @@ func (p *agentProcess) profile(name string) (done func()) {
 	ended := make(chan struct{})
 	go func() { defer close(ended); fetch(context.Background(), "profile?seconds=3") }()
 	return func() { <-ended }
-}
-
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }

@@ -11,20 +11,17 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/synadia-io/orbit.go/jetstreamext"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/obwarden/obwarden/events"
 )
 
-// rig is a NATS server and an OCP, and what agent and floor share of them.
+// rig is a NATS server and an OCP that agent and floor share.
 type rig struct {
 	t    *testing.T
 	ocp  *fastOCP
@@ -75,7 +72,7 @@ func (r *rig) agent(environ ...string) *agentProcess {
 	return startAgent(r.t, all)
 }
 
-// request is one that nobody has made before: of the next server of the next cluster.
+// request is a new request about the next server of the next cluster.
 func (r *rig) request() *nats.Msg {
 	r.sent++
 	return requestFor(fmt.Sprint("key-", r.sent), int64(1+r.sent%clusters), int64(1+r.sent/clusters%servers))
@@ -87,7 +84,7 @@ func requestFor(key string, cluster, server int64) *nats.Msg {
 	return msg
 }
 
-// publish sends all and waits until the stream has them.
+// publish sends all messages and waits until the stream has them.
 func (r *rig) publish(msgs []*nats.Msg) {
 	r.t.Helper()
 	for _, msg := range msgs {
@@ -108,25 +105,23 @@ func (r *rig) awaitEmpty(stream string, n uint64) {
 	r.awaitState(stream, fmt.Sprint("no more than ", n, " messages"), func(s jetstream.StreamState) bool { return s.Msgs <= n })
 }
 
+// awaitState polls a stream's state, whose changes NATS does not announce.
 func (r *rig) awaitState(stream, what string, good func(jetstream.StreamState) bool) {
 	r.t.Helper()
-	began := time.Now()
 	s, err := r.js.Stream(r.t.Context(), stream)
-	for {
-		var info *jetstream.StreamInfo
-		if err == nil {
-			info, err = s.Info(r.t.Context())
-		}
-		switch {
-		case err != nil:
-			r.t.Fatal(err)
-		case good(info.State):
-			return
-		case time.Since(began) > patience:
-			r.t.Fatalf("%s has not come to %s: %+v", stream, what, info.State)
-		}
-		time.Sleep(2 * time.Millisecond) // NATS tells nobody
+	if err != nil {
+		r.t.Fatal(err)
 	}
+	eventually(r.t, stream+" has "+what, 2*time.Millisecond, func() error {
+		info, err := s.Info(r.t.Context())
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		if !good(info.State) {
+			return fmt.Errorf("it is %+v", info.State)
+		}
+		return nil
+	})
 }
 
 // last is the sequence of a stream's latest message.
@@ -186,7 +181,7 @@ func (r *rig) learn() {
 	if r.floorIn, err = in.CreateConsumer(r.t.Context(), jetstream.ConsumerConfig{Durable: "floor", AckPolicy: jetstream.AckExplicitPolicy, MaxAckPending: -1}); err != nil {
 		r.t.Fatal(err)
 	}
-	a.stop()
+	a.Stop()
 }
 
 func (r *rig) floorRequest() *nats.Msg {
@@ -195,8 +190,7 @@ func (r *rig) floorRequest() *nats.Msg {
 	return msg
 }
 
-// appends are events of the floor's nth operation, all but the first unconditional:
-// what is first decides for those behind it.
+// appends are events of the floor's nth operation. Only the first one has a condition, which decides for all of them.
 func (r *rig) appends(templates []*nats.Msg, n int64, after uint64) []*nats.Msg {
 	var msgs []*nats.Msg
 	for i, template := range templates {
@@ -224,8 +218,8 @@ func (r *rig) post(client *http.Client, n int64) error {
 	return errors.Join(err, response.Body.Close())
 }
 
-// floorOneByOne takes, appends each event alone, posts over a kept connection and
-// acknowledges, workers of them at a time, until the returned function is called.
+// floorOneByOne takes requests, and for each of them appends every event alone, calls OCP over a kept connection and
+// acknowledges. It does so for as many requests at a time as there are workers, until the returned function is called.
 func (r *rig) floorOneByOne(workers int, before, after []*nats.Msg) (stop func()) {
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: workers}}
 	place := make(chan struct{}, workers)
@@ -258,8 +252,8 @@ func (r *rig) oneByOne(client *http.Client, msg jetstream.Msg, before, after []*
 	return msg.Ack()
 }
 
-// asTheGuaranteesAsk makes the same call, but knows what OCP shows of the cluster and has
-// a slot in it and the intent on disk before, and a connection that no other call has used.
+// asTheGuaranteesAsk makes the same call, but as the guarantees demand: before it, the cluster is read from OCP, and
+// the slot and the intent are on disk; and the connection is a new one.
 func (r *rig) asTheGuaranteesAsk(reads, posts *http.Client, msg jetstream.Msg) error {
 	n, err := sequenceOf(msg)
 	if err != nil {
@@ -313,7 +307,7 @@ func sequenceOf(msg jetstream.Msg) (int64, error) {
 	return int64(meta.Sequence.Stream), nil
 }
 
-// append writes events of the floor's nth operation one by one behind its last.
+// append writes events of the floor's nth operation one by one.
 func (r *rig) append(n int64, last uint64, templates []*nats.Msg) (uint64, error) {
 	for _, template := range templates {
 		ack, err := r.js.PublishMsg(context.Background(), r.appends([]*nats.Msg{template}, n, last)[0])
@@ -332,79 +326,4 @@ func (r *rig) consume(each func(jetstream.Msg), after func()) (stop func()) {
 		r.t.Fatal(err)
 	}
 	return func() { consume.Stop(); <-consume.Closed(); after() }
-}
-
-// floorBatches does the same with the appends of many operations in one atomic batch:
-// as little as the guarantees allow, and as much of it at once as NATS takes.
-func (r *rig) floorBatches() (stop func()) {
-	const loops, most, posts = 2, 128, 64 // two: one flushes while the other calls
-	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: loops * posts}}
-	var ended atomic.Bool
-	var group sync.WaitGroup
-	round := func() error {
-		fetched, err := r.floorIn.Fetch(most, jetstream.FetchMaxWait(100*time.Millisecond))
-		if err != nil {
-			return err
-		}
-		var msgs []jetstream.Msg
-		var numbers []int64
-		for msg := range fetched.Messages() {
-			meta, err := msg.Metadata()
-			if err != nil {
-				return err
-			}
-			msgs, numbers = append(msgs, msg), append(numbers, int64(meta.Sequence.Stream))
-		}
-		if len(msgs) == 0 {
-			return nil
-		}
-		last := uint64(0) // of the batch: those of one operation lie next to each other in it
-		appendAll := func(templates []*nats.Msg, after func(i int) uint64) error {
-			var batch []*nats.Msg
-			for i, n := range numbers {
-				batch = append(batch, r.appends(templates, n, after(i))...)
-			}
-			ack, err := jetstreamext.PublishMsgBatch(context.Background(), r.js, batch)
-			if err != nil {
-				return err
-			}
-			last = ack.Sequence
-			return nil
-		}
-		if err := appendAll(r.before, func(int) uint64 { return 0 }); err != nil {
-			return err
-		}
-		place, failed := make(chan struct{}, posts), make(chan error, len(numbers))
-		for _, n := range numbers {
-			place <- struct{}{}
-			go func() { failed <- r.post(client, n); <-place }()
-		}
-		for range numbers {
-			err = errors.Join(err, <-failed)
-		}
-		if err != nil {
-			return err
-		}
-		written := last
-		if err := appendAll(r.after, func(i int) uint64 { return written - uint64((len(numbers)-1-i)*len(r.before)) }); err != nil {
-			return err
-		}
-		for _, msg := range msgs {
-			if err := msg.Ack(); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
-	for range loops {
-		group.Go(func() {
-			for !ended.Load() {
-				if err := round(); err != nil {
-					r.t.Error("floor:", err)
-					return
-				}
-			}
-		})
-	}
-	return func() { ended.Store(true); group.Wait(); client.CloseIdleConnections() }
 }

@@ -3,13 +3,11 @@
 package bench
 
 import (
-	"context"
 	"flag"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -20,6 +18,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/obwarden/obwarden/agent/agenttest"
 	"github.com/obwarden/obwarden/agent/ocp"
 	"github.com/obwarden/obwarden/events"
 )
@@ -33,17 +32,11 @@ var (
 	flagBinary  = flag.String("load.binary", "", "the program to measure, absolute, to compare two; empty: this tree's")
 )
 
-// patience is for what must happen; it is never waited out.
+// patience is how long a measurement waits for something that must happen. None waits it out.
 const patience = 5 * time.Minute
 
 func TestMain(m *testing.M) {
-	if config := os.Getenv(natsVariable); config != "" {
-		if err := serveNATS(config); err != nil {
-			fmt.Fprintln(os.Stderr, "NATS:", err)
-			os.Exit(1)
-		}
-		return
-	}
+	agenttest.RunRole(map[string]func(string) error{"nats": serveNATS})
 	flag.Parse()
 	code := m.Run()
 	if binary, err := build(); *flagSize != "" && err == nil {
@@ -60,7 +53,7 @@ type size struct {
 	storm                  int // requests a round, of 100 keys
 	followed               []int
 	fair                   int // clusters followed within a budget of fairRate
-	moved                  int // changes whose way to the event is timed
+	moved                  int // changes in OCP whose time to the event is measured
 	open, waiting, journal int
 	scaled                 int // operations for each agent of a cluster
 	idle                   time.Duration
@@ -98,7 +91,7 @@ func quantile(values []time.Duration, q float64) float64 {
 	return float64(sorted[min(int(q*float64(len(sorted))), len(sorted)-1)]) / float64(time.Millisecond)
 }
 
-// TestLoad measures one thing after the other: nothing else may run meanwhile.
+// TestLoad measures one thing after the other. Nothing else may run meanwhile.
 func TestLoad(t *testing.T) {
 	s := sizeOf(t)
 	all := &table{rows: rowsOf(s)}
@@ -125,9 +118,9 @@ func TestLoad(t *testing.T) {
 	}
 }
 
-// latency is from JetStream's acknowledgement of a request to the call's arrival, for
-// an agent that has nothing else to do. Agent and floors take turns: the loop that does
-// least, and one that reads and writes what the guarantees ask for before a call.
+// latency measures the time from JetStream's acknowledgement of a request to the call's arrival, for an agent that has
+// nothing else to do. Agent and floors take turns. One floor does as little as possible, the other reads and writes
+// everything that the guarantees demand before a call.
 func latency(t *testing.T, s size, all *table) {
 	r := newRig(t)
 	r.learn()
@@ -168,7 +161,7 @@ func latency(t *testing.T, s size, all *table) {
 	}
 }
 
-// operations is how many go through from request to end in a second, in 64 clusters.
+// operations measures how many operations, in 64 clusters, get from request to end in a second.
 func operations(t *testing.T, s size, all *table) {
 	r := newRig(t)
 	r.learn()
@@ -194,7 +187,7 @@ func operations(t *testing.T, s size, all *table) {
 			seconds = a.processorSeconds()
 			done := a.profile(fmt.Sprint("operations-", round))
 			r.awaitState(events.OperationStream, "a first event", func(s jetstream.StreamState) bool { return s.LastSeq > before })
-			return func() { seconds = a.processorSeconds() - seconds; done(); a.stop() }
+			return func() { seconds = a.processorSeconds() - seconds; done(); a.Stop() }
 		})
 		if calls = r.ocp.posts.Load() - calls; calls != int64(s.operations) {
 			t.Errorf("%d calls for %d operations", calls, s.operations)
@@ -214,8 +207,8 @@ func operations(t *testing.T, s size, all *table) {
 
 const stormKeys = 100
 
-// storm is the same hundred requests again and again: first as a queue that is there
-// when the agent starts, then as fast as NATS takes them while others come too.
+// storm sends the same hundred requests again and again: first they wait in the stream when the agent starts, then they
+// come as fast as NATS takes them, with other requests in between.
 func storm(t *testing.T, s size, all *table) {
 	r := newRig(t)
 	r.learn()
@@ -242,14 +235,14 @@ func storm(t *testing.T, s size, all *table) {
 
 		r.publish(bare)
 		beganBare := time.Now()
-		stop := r.consume(func(msg jetstream.Msg) { _ = msg.Ack() }, func() {}) // what is not acknowledged comes again
+		stop := r.consume(func(msg jetstream.Msg) { _ = msg.Ack() }, func() {}) // an unacknowledged message comes again
 		r.awaitEmpty("FLOOR_IN", 0)
 		tookBare := time.Since(beganBare)
 		stop()
 		all.add("storm, duplicates settled", float64(s.storm)/took.Seconds(), float64(s.storm)/tookBare.Seconds())
 		all.add("storm, memory", resident, 150)
 
-		// Others come in the middle of it, each of a cluster that no other request is about.
+		// Other requests come in the middle of the storm, each about a cluster of its own.
 		const cluster = 200
 		arrived := make(chan time.Time, len(ours))
 		r.ocp.posted = func(c, _ int64) {
@@ -262,7 +255,7 @@ func storm(t *testing.T, s size, all *table) {
 		})
 		r.awaitEmpty(events.RequestStream, 0)
 		r.ocp.posted = func(int64, int64) {}
-		a.stop()
+		a.Stop()
 		stop = r.consume(func(msg jetstream.Msg) {
 			if string(msg.Data()) == "other" {
 				arrived <- time.Now()
@@ -302,7 +295,7 @@ func (r *rig) othersInAStorm(storm []*nats.Msg, arrived <-chan time.Time, other 
 	return float64(worst) / float64(time.Millisecond)
 }
 
-// follow counts OCP's requests a look at so many tasks of one cluster that do not move.
+// follow counts the requests to OCP for one look at many tasks of one cluster that do not move.
 func follow(t *testing.T, s size, all *table) {
 	for _, n := range s.followed {
 		r := newRig(t)
@@ -319,18 +312,19 @@ func follow(t *testing.T, s size, all *table) {
 // awaitFollowed waits until the agent has looked at each of n tasks that it took up.
 func (r *rig) awaitFollowed(n int) {
 	r.t.Helper()
-	for began := time.Now(); r.ocp.reads.Load() < int64(n); time.Sleep(100 * time.Millisecond) {
-		if time.Since(began) > patience {
-			r.t.Fatalf("OCP is looked at %d times for %d tasks", r.ocp.reads.Load(), n)
+	eventually(r.t, "a look at each task", 100*time.Millisecond, func() error {
+		if reads := r.ocp.reads.Load(); reads < int64(n) {
+			return fmt.Errorf("OCP is looked at %d times for %d tasks", reads, n)
 		}
-	}
-	time.Sleep(2 * time.Second) // what these looks left behind
+		return nil
+	})
+	time.Sleep(2 * time.Second) // until these looks are over
 }
 
 const fairRate = 100 // requests a second
 
-// fair follows a task in each of many clusters, within a budget that is too small to
-// look at each when it is due; then all move at once.
+// fair follows a task in each of many clusters, within a budget of requests that is too small to look at each task when
+// it is due. Then all tasks move at once.
 func fair(t *testing.T, s size, all *table) {
 	r := newRig(t)
 	ids := r.seed(seeds{open: s.fair, clusters: s.fair})
@@ -386,7 +380,7 @@ func (r *rig) told() <-chan ended {
 	return told
 }
 
-// change is from a change in OCP to the event that tells of it.
+// change measures the time from a change in OCP to the event that reports it.
 func change(t *testing.T, s size, all *table) {
 	r := newRig(t)
 	ids := r.seed(seeds{open: 100, clusters: 10})
@@ -411,136 +405,4 @@ func change(t *testing.T, s size, all *table) {
 		all.add("change in OCP to event, p50", quantile(took, 0.5), limit)
 		all.add("change in OCP to event, worst", quantile(took, 1), limit)
 	}
-}
-
-// idle is the binary with its own NATS server and nothing to do.
-func idle(t *testing.T, s size, all *table) {
-	ocp := newOCP(t, servers)
-	for range s.rounds {
-		a := startAgent(t, map[string]string{"OBWARDEN_OCP_URL": ocp.URL, "OBWARDEN_DATA_DIR": t.TempDir(), "OBWARDEN_NATS_LISTEN": "127.0.0.1:0"})
-		all.add("start to ready", float64(a.readyIn)/float64(time.Millisecond), 150)
-		time.Sleep(min(s.idle, 3*time.Second)) // what the start left behind
-		all.add("processor, idle", a.processor(s.idle), 0.3)
-		all.add("memory, idle, embedded NATS", a.residentMiB(), 30)
-		a.stop()
-	}
-}
-
-// processor is the share of a core in use over a time, in percent.
-func (p *agentProcess) processor(over time.Duration) float64 {
-	p.t.Helper()
-	before, began := p.processorSeconds(), time.Now()
-	time.Sleep(over)
-	return 100 * (p.processorSeconds() - before) / time.Since(began).Seconds()
-}
-
-// open is the binary with its own NATS server and many operations in hand: those that
-// are followed alone first, then with as many that wait.
-func open(t *testing.T, s size, all *table) {
-	ocp := newOCP(t, 200)
-	start := func(n seeds) *agentProcess {
-		dir := t.TempDir()
-		seedDir(t, ocp, dir, n)
-		return startAgent(t, map[string]string{"OBWARDEN_OCP_URL": ocp.URL, "OBWARDEN_DATA_DIR": dir, "OBWARDEN_NATS_LISTEN": "127.0.0.1:0"})
-	}
-	a := start(seeds{open: s.open / 10, clusters: max(1, s.open/100)})
-	a.awaitInFlight(s.open / 10)
-	time.Sleep(s.idle)
-	all.add(followedRow(s), a.processor(s.idle), 5)
-	a.profile("followed")()
-	a.stop()
-
-	a = start(seeds{open: s.open, waiting: s.waiting, clusters: max(1, s.open/100)})
-	a.awaitInFlight(s.open + s.waiting)
-	all.add("memory at its most, while these are taken up", a.mostResidentMiB(), 0)
-	time.Sleep(2 * s.idle) // what that left behind
-	all.add(heldRow("memory", s), a.residentMiB(), 150)
-	all.add(heldRow("processor", s), a.processor(s.idle), 0)
-	for range 20 {
-		took, _ := a.scrape()
-		all.add("scrape, with these", float64(took)/float64(time.Millisecond), 5)
-	}
-	a.profile("open")()
-	a.stop()
-}
-
-// awaitInFlight waits until the agent holds so many operations.
-func (p *agentProcess) awaitInFlight(n int) {
-	p.t.Helper()
-	began := time.Now()
-	for {
-		_, values := p.scrape()
-		total := 0.0
-		for name, value := range values {
-			if strings.HasPrefix(name, "obwarden_operations_in_flight") {
-				total += value
-			}
-		}
-		if total >= float64(n) {
-			return
-		}
-		if time.Since(began) > patience {
-			p.t.Fatalf("%g of %d operations in hand\n%s", total, n, p.tail())
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
-}
-
-// oldJournal is a start with a long history and much that is open.
-func oldJournal(t *testing.T, s size, all *table) {
-	ocp := newOCP(t, 200)
-	dir := t.TempDir()
-	seedDir(t, ocp, dir, seeds{ended: s.journal, open: s.open, clusters: max(1, s.open/100)})
-	for range s.rounds {
-		a := startAgent(t, map[string]string{"OBWARDEN_OCP_URL": ocp.URL, "OBWARDEN_DATA_DIR": dir, "OBWARDEN_NATS_LISTEN": "127.0.0.1:0"})
-		all.add(journalRow(s), float64(a.readyIn)/float64(time.Millisecond), 5000)
-		a.awaitInFlight(s.open)
-		all.add("memory, with these", a.residentMiB(), 0)
-		a.profile("journal")()
-		a.stop()
-	}
-}
-
-func binarySize(t *testing.T, _ size, all *table) {
-	info, err := os.Stat(program(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	all.add("binary, stripped", float64(info.Size())/(1<<20), 30)
-}
-
-// demo is from go run to the first event on the screen, all compiled before.
-func demo(t *testing.T, s size, all *table) {
-	if out, err := exec.Command("go", "run", "../../cmd/obwarden", "version").CombinedOutput(); err != nil { // compiles
-		t.Fatalf("%v: %s", err, out)
-	}
-	for range s.rounds {
-		ctx, cancel := context.WithTimeout(t.Context(), patience)
-		cmd := exec.CommandContext(ctx, "go", "run", "../../cmd/obwarden", "demo", "--exit", "--speed", "1000")
-		seen := make(chan time.Time, 1)
-		cmd.Stdout = firstWrite{with: "accepted", seen: seen}
-		began := time.Now()
-		err := cmd.Run()
-		cancel()
-		if err != nil {
-			t.Fatal(err)
-		}
-		all.add("demo to its first event", (<-seen).Sub(began).Seconds(), 10)
-	}
-}
-
-// firstWrite tells when something is first written.
-type firstWrite struct {
-	with string
-	seen chan<- time.Time
-}
-
-func (w firstWrite) Write(p []byte) (int, error) {
-	if strings.Contains(string(p), w.with) {
-		select {
-		case w.seen <- time.Now():
-		default:
-		}
-	}
-	return len(p), nil
 }

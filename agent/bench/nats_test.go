@@ -7,10 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/url"
-	"os"
-	"os/exec"
 	"os/signal"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -20,20 +17,19 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/obwarden/obwarden/agent/agenttest"
 )
 
-// natsVariable makes this test binary a NATS server: its value is a natsConfig.
-const natsVariable = "OBWARDEN_BENCH_NATS"
-
-// natsConfig is what deploy/nats configures, as far as it costs anything: every
-// message is flushed, and where there is a cluster all copies of it are.
+// natsConfig is the configuration of deploy/nats as far as it costs anything: every message is flushed, in all its
+// copies if there is a cluster.
 type natsConfig struct {
 	Name, Listen, Dir string
 	Cluster           string // where the others connect; empty: there are none
 	Routes            []string
 }
 
-// serveNATS runs until it is told to end.
+// serveNATS is the role of the test binary as a NATS server, by a natsConfig. It runs until it is told to end.
 func serveNATS(config string) error {
 	var c natsConfig
 	if err := json.Unmarshal([]byte(config), &c); err != nil {
@@ -82,9 +78,9 @@ func startNATS(t *testing.T, n int) (all natsProcesses, urls string, js jetstrea
 	configs := make([]natsConfig, n)
 	var routes, clients []string
 	for i := range configs {
-		configs[i] = natsConfig{Name: fmt.Sprint("nats-", i+1), Listen: freeAddress(t), Dir: t.TempDir()}
+		configs[i] = natsConfig{Name: fmt.Sprint("nats-", i+1), Listen: agenttest.FreeAddress(t), Dir: t.TempDir()}
 		if n > 1 {
-			configs[i].Cluster = freeAddress(t)
+			configs[i].Cluster = agenttest.FreeAddress(t)
 			routes = append(routes, configs[i].Cluster)
 		}
 		clients = append(clients, "nats://"+configs[i].Listen)
@@ -95,10 +91,7 @@ func startNATS(t *testing.T, n int) (all natsProcesses, urls string, js jetstrea
 		if err != nil {
 			t.Fatal(err)
 		}
-		p := &process{t: t, cmd: exec.Command(os.Args[0]), log: filepath.Join(t.TempDir(), c.Name+".log")}
-		p.cmd.Env = append(os.Environ(), natsVariable+"="+string(encoded))
-		p.start()
-		all = append(all, p)
+		all = append(all, start(t, agenttest.Self("nats", string(encoded)), c.Name))
 	}
 	urls = strings.Join(clients, ",")
 	nc, err := nats.Connect(urls, nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond))
@@ -110,22 +103,17 @@ func startNATS(t *testing.T, n int) (all natsProcesses, urls string, js jetstrea
 		t.Fatal(err)
 	}
 	probe := jetstream.StreamConfig{Name: "PROBE", Replicas: n}
-	for began := time.Now(); ; {
+	eventually(t, "NATS is ready", 100*time.Millisecond, func() error {
 		_, err := js.CreateStream(t.Context(), probe)
 		if err == nil {
 			err = js.DeleteStream(t.Context(), probe.Name)
 		}
-		if err == nil {
-			return all, urls, js
-		}
-		if time.Since(began) > patience {
-			t.Fatalf("NATS is not ready: %v\n%s", err, all[0].tail())
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
+		return err
+	})
+	return all, urls, js
 }
 
-// processorSeconds that all of them have used so far.
+// processorSeconds is the processor time that all of them have used so far.
 func (all natsProcesses) processorSeconds() (total float64) {
 	for _, p := range all {
 		total += p.processorSeconds()

@@ -19,9 +19,8 @@ import (
 // subtasks of every task.
 const subtasks = 8
 
-// fastOCP answers at once, from as little state as will do: the simulator checks and
-// plays through so much that it would be what is measured. An operation's task has
-// succeeded when it is started; tasks that stay open are put there with open.
+// fastOCP answers at once, from as little state as possible. The simulator checks and simulates so much that it would
+// dominate the measurement. The task of an operation has succeeded as soon as it is started; open makes tasks that run.
 type fastOCP struct {
 	*httptest.Server
 	servers int64 // of each cluster
@@ -62,7 +61,7 @@ func (o *fastOCP) operate(w http.ResponseWriter, r *http.Request) {
 	o.answer(w, body(&openTask{id: id, cluster: cluster, server: server, done: subtasks}, true))
 }
 
-// open puts a task there that runs until somebody moves it on.
+// open makes a task that runs until move moves it on.
 func (o *fastOCP) open(cluster, server int64) int64 {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -165,7 +164,7 @@ func (t *openTask) status() string {
 	return "RUNNING"
 }
 
-// body is a task as OCP shows it: entries of a list have no edges and no times.
+// body is a task as OCP shows it. Entries of a list have no edges and no times.
 func body(t *openTask, full bool) map[string]any {
 	started := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	var all []any

@@ -6,50 +6,38 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
-	"sync"
-	"syscall"
 	"testing"
-	"time"
+
+	"github.com/obwarden/obwarden/agent/agenttest"
 )
 
-// process is a program that runs beside this one.
+// process is a program that runs beside this one, measured by what Linux says of it.
 type process struct {
-	t    *testing.T
-	cmd  *exec.Cmd
-	log  string // file of its stderr
-	stop func() // once start has returned
+	*agenttest.Process
+	t   *testing.T
+	log string // file of its output, so that nobody has to read it meanwhile
 }
 
-// start starts it; it ends with the test.
-func (p *process) start() {
-	t := p.t
+// start starts a program, which is told to end when the test does.
+func start(t *testing.T, cmd *exec.Cmd, name string) *process {
 	t.Helper()
+	p := &process{t: t, log: filepath.Join(t.TempDir(), name+".log")}
 	log, err := os.Create(p.log)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer log.Close()
-	p.cmd.Stderr = log // a file: nobody has to read it meanwhile
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := p.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	exited := make(chan error, 1)
-	go func() { exited <- p.cmd.Wait() }()
-	p.stop = sync.OnceFunc(func() {
-		_ = p.cmd.Process.Signal(syscall.SIGTERM) // or it has ended, which Wait tells
-		select {
-		case err := <-exited:
-			if err != nil {
-				t.Errorf("%s ended: %v\n%s", p.cmd.Path, err, p.tail())
-			}
-		case <-time.After(patience):
-			_ = p.cmd.Process.Kill()
-			t.Errorf("%s did not end within %s", p.cmd.Path, patience)
+	cmd.Stdout, cmd.Stderr = log, log
+	p.Process = agenttest.Start(t, cmd)
+	t.Cleanup(func() {
+		p.Stop()
+		if t.Failed() {
+			t.Logf("%s, the end of its log:\n%s", name, p.tail())
 		}
 	})
-	t.Cleanup(p.stop)
+	return p
 }
 
 func (p *process) tail() string {
@@ -75,7 +63,7 @@ func (p *process) statusMiB(name string) float64 {
 	return 0
 }
 
-// processorSeconds that it has used so far.
+// processorSeconds is the processor time that it has used so far.
 func (p *process) processorSeconds() float64 {
 	p.t.Helper()
 	content := p.read("stat")
@@ -86,9 +74,9 @@ func (p *process) processorSeconds() float64 {
 
 func (p *process) read(file string) string {
 	p.t.Helper()
-	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", p.cmd.Process.Pid, file))
+	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", p.Cmd.Process.Pid, file))
 	if err != nil {
-		p.t.Fatalf("it is gone: %v\n%s", err, p.tail())
+		p.t.Fatalf("it is gone: %v", err)
 	}
 	return string(content)
 }

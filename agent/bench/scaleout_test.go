@@ -16,15 +16,15 @@ import (
 )
 
 const (
-	// scaleShare of a core is what each agent may use: little enough that agents are
-	// what limits, also where the NATS servers have what is left of two cores.
+	// scaleShare is the share of a core that each agent may use. It is so small that the agents are the bottleneck, even
+	// if the NATS servers have only the rest of two cores.
 	scaleShare = 0.1
-	// scaleClusters are so many that no operation of a run waits for another.
+	// scaleClusters is the number of clusters, so large that no operation of a run waits for another.
 	scaleClusters = 600
 )
 
-// scaleout is what three agents get done on a NATS cluster of three, beside one agent
-// on the same cluster: each held to the same share of a core.
+// scaleout compares three agents on a NATS cluster of three servers with one agent on the same cluster. Each agent is
+// limited to the same share of a core.
 func scaleout(t *testing.T, s size, all *table) {
 	nodes, urls, js := startNATS(t, 3)
 	r := &rig{t: t, ocp: newOCP(t, servers), url: urls, js: js}
@@ -53,9 +53,12 @@ func scaleout(t *testing.T, s size, all *table) {
 		agentSeconds, natsSeconds := used()
 		began := time.Now()
 		r.publish(msgs)
-		for r.ocp.posts.Load()-posts < int64(len(msgs)) && time.Since(began) < patience {
-			time.Sleep(20 * time.Millisecond) // to ask NATS costs it something
-		}
+		eventually(t, "all calls are made", 20*time.Millisecond, func() error { // OCP is asked: to ask NATS costs it something
+			if calls := r.ocp.posts.Load() - posts; calls < int64(len(msgs)) {
+				return fmt.Errorf("%d calls for %d operations", calls, len(msgs))
+			}
+			return nil
+		})
 		r.awaitEmpty(events.RequestStream, 0)
 		took := time.Since(began)
 		agentSecondsNow, natsSecondsNow := used()
@@ -63,7 +66,7 @@ func scaleout(t *testing.T, s size, all *table) {
 			t.Errorf("%d agents: %d calls for %d operations", n, calls, len(msgs))
 		}
 		for _, a := range agents {
-			a.stop()
+			a.Stop()
 		}
 		operations := float64(len(msgs))
 		return operations / took.Seconds(), 1000 * (agentSecondsNow - agentSeconds) / operations, 1000 * (natsSecondsNow - natsSeconds) / operations
@@ -77,25 +80,23 @@ func scaleout(t *testing.T, s size, all *table) {
 	}
 }
 
-// awaitTakers waits until n agents have asked NATS for requests: else the first of them
-// takes what is there for all.
+// awaitTakers waits until n agents have asked NATS for requests. Otherwise the first of them would take all requests.
 func (r *rig) awaitTakers(n int) {
 	r.t.Helper()
-	for began := time.Now(); ; time.Sleep(10 * time.Millisecond) { // NATS tells nobody
+	eventually(r.t, "agents take requests", 10*time.Millisecond, func() error { // NATS tells nobody
 		consumer, err := r.js.Consumer(r.t.Context(), events.RequestStream, events.Consumer)
-		switch {
-		case err != nil:
+		if err != nil {
 			r.t.Fatal(err)
-		case consumer.CachedInfo().NumWaiting >= n:
-			return
-		case time.Since(began) > patience:
-			r.t.Fatalf("%d of %d agents take requests", consumer.CachedInfo().NumWaiting, n)
 		}
-	}
+		if waiting := consumer.CachedInfo().NumWaiting; waiting < n {
+			return fmt.Errorf("%d of %d do", waiting, n)
+		}
+		return nil
+	})
 }
 
-// hold keeps the process to a share of a core, by a control group of its own of either
-// version. It needs the rights to make one.
+// hold limits the process to a share of a core by a control group of its own, of version 1 or 2. It needs the right to
+// create one.
 func (p *process) hold(share float64) error {
 	const period = 50 * time.Millisecond
 	quota := strconv.FormatInt((time.Duration(share * float64(period))).Microseconds(), 10)
@@ -113,12 +114,12 @@ func (p *process) hold(share float64) error {
 		return err
 	}
 	p.t.Cleanup(func() {
-		p.stop() // it must be empty
+		p.Stop() // it must be empty
 		if err := os.Remove(dir); err != nil {
 			p.t.Error(err)
 		}
 	})
-	for _, s := range append(settings, setting{"cgroup.procs", strconv.Itoa(p.cmd.Process.Pid)}) {
+	for _, s := range append(settings, setting{"cgroup.procs", strconv.Itoa(p.Cmd.Process.Pid)}) {
 		if err := os.WriteFile(filepath.Join(dir, s.file), []byte(s.value), 0o600); err != nil {
 			return err
 		}

@@ -16,12 +16,12 @@ import (
 	"github.com/obwarden/obwarden/events"
 )
 
-// seeds are what an agent that is gone has left behind.
+// seeds are the numbers of requests and events that an earlier agent has left behind.
 type seeds struct {
 	ended    int // events of operations that have ended
 	open     int // operations whose task OCP runs
 	waiting  int // operations that wait for a slot
-	clusters int // over which these are spread
+	clusters int // over which the operations are spread
 }
 
 // seedDir fills the data directory of an agent's own NATS server. It does not flush:
@@ -50,6 +50,14 @@ func seedDir(t *testing.T, ocp *fastOCP, dir string, n seeds) {
 	(&rig{t: t, ocp: ocp, js: js}).seed(n)
 }
 
+// slot is one in the record of a cluster.
+type slot struct {
+	OperationID string      `json:"operation_id"`
+	Kind        events.Kind `json:"kind"`
+	ServerID    int64       `json:"server_id"`
+	Since       time.Time   `json:"since"`
+}
+
 // seed writes requests and events as an agent would have, and returns OCP's tasks.
 func (r *rig) seed(n seeds) (tasks []int64) {
 	t := r.t
@@ -58,65 +66,25 @@ func (r *rig) seed(n seeds) (tasks []int64) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	active := map[int64]slot{}
 	var msgs []*nats.Msg
-	total := n.open + n.waiting
-	for i := range total {
-		msgs = append(msgs, requestFor(fmt.Sprint("seed-", i), int64(1+i%n.clusters), int64(1+i/n.clusters)))
-	}
-	r.publish(msgs)
-	requests, err := r.js.Stream(t.Context(), events.RequestStream)
-	if err != nil {
-		t.Fatal(err)
-	}
-	type slot struct {
-		OperationID string      `json:"operation_id"`
-		Kind        events.Kind `json:"kind"`
-		ServerID    int64       `json:"server_id"`
-		Since       time.Time   `json:"since"`
-	}
-	active := map[int64][]slot{}
-	msgs = nil
-	for i := range total {
-		raw, err := requests.GetMsg(t.Context(), uint64(i+1))
-		if err != nil {
-			t.Fatal(err)
-		}
-		received, err := events.DecodeRequest(raw.Subject, raw.Header, raw.Data, "")
-		if err != nil {
-			t.Fatal(err)
-		}
-		op := operationOf(received, raw.Sequence, raw.Time)
-		if i < n.open {
+	for i, op := range r.seedRequests(n) {
+		if at := op.RequestedAt; i < n.open {
 			tasks = append(tasks, r.ocp.open(op.ClusterID, op.ServerID))
-			op.State, op.Attempt, op.SubmittedAt, op.OCPTime = events.Running, 1, raw.Time.UTC(), raw.Time.UTC()
-			op.Task = taskOf(tasks[i], raw.Time)
-			if len(active[op.ClusterID]) == 0 { // one is enough for all others to wait
-				active[op.ClusterID] = []slot{{op.OperationID, op.Kind, op.ServerID, raw.Time.UTC()}}
+			op.State, op.Attempt, op.SubmittedAt, op.OCPTime = events.Running, 1, at, at
+			op.Task = taskOf(tasks[i], at)
+			if _, taken := active[op.ClusterID]; !taken { // one is enough for all others to wait
+				active[op.ClusterID] = slot{op.OperationID, op.Kind, op.ServerID, at}
 			}
 		} else {
-			op.State, op.Reason = events.Waiting, &events.Reason{Code: "CLUSTER_BUSY", Message: "waits", Until: raw.Time.UTC()}
+			op.State, op.Reason = events.Waiting, &events.Reason{Code: "CLUSTER_BUSY", Message: "waits", Until: at}
 		}
 		msgs = append(msgs, messageOf(t, op))
 	}
-	for i := range n.ended {
-		received := events.Received{Kind: events.Restart, Source: "nats", Request: events.Request{IdempotencyKey: fmt.Sprint("ended-", i/4),
-			ClusterID: int64(1 + i%100), ServerID: int64(1 + i/100%100), Reason: "replace a disk", RequestedBy: "bench"}}
-		op := operationOf(received, uint64(i), time.Now())
-		op.State, op.N = []events.State{events.Accepted, events.Submitting, events.Running, events.Succeeded}[i%4], 1+i%4
-		if i%4 > 1 {
-			op.Task = taskOf(int64(i), time.Now())
-		}
-		msg := messageOf(t, op)
-		delete(msg.Header, nats.MsgIdHdr) // NATS remembers ids for minutes, and these are old
-		msgs = append(msgs, msg)
-		if len(msgs) >= 10_000 {
-			r.publish(msgs)
-			msgs = nil
-		}
-	}
 	r.publish(msgs)
-	for cluster, slots := range active {
-		record, err := json.Marshal(map[string]any{"active": slots})
+	r.seedEnded(n.ended)
+	for cluster, taken := range active {
+		record, err := json.Marshal(map[string]any{"active": []slot{taken}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -125,6 +93,55 @@ func (r *rig) seed(n seeds) (tasks []int64) {
 		}
 	}
 	return tasks
+}
+
+// seedRequests publishes the requests of operations that have not ended, and returns the operations as they begin.
+func (r *rig) seedRequests(n seeds) (begun []events.Operation) {
+	t := r.t
+	t.Helper()
+	var msgs []*nats.Msg
+	for i := range n.open + n.waiting {
+		msgs = append(msgs, requestFor(fmt.Sprint("seed-", i), int64(1+i%n.clusters), int64(1+i/n.clusters)))
+	}
+	r.publish(msgs)
+	requests, err := r.js.Stream(t.Context(), events.RequestStream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range msgs {
+		raw, err := requests.GetMsg(t.Context(), uint64(i+1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		received, err := events.DecodeRequest(raw.Subject, raw.Header, raw.Data, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		begun = append(begun, operationOf(received, raw.Sequence, raw.Time))
+	}
+	return begun
+}
+
+// seedEnded publishes n events of operations that have ended, four for each operation.
+func (r *rig) seedEnded(n int) {
+	var msgs []*nats.Msg
+	for i := range n {
+		received := events.Received{Kind: events.Restart, Source: "nats", Request: events.Request{IdempotencyKey: fmt.Sprint("ended-", i/4),
+			ClusterID: int64(1 + i%100), ServerID: int64(1 + i/100%100), Reason: "replace a disk", RequestedBy: "bench"}}
+		op := operationOf(received, uint64(i), time.Now())
+		op.State, op.N = []events.State{events.Accepted, events.Submitting, events.Running, events.Succeeded}[i%4], 1+i%4
+		if i%4 > 1 {
+			op.Task = taskOf(int64(i), time.Now())
+		}
+		msg := messageOf(r.t, op)
+		delete(msg.Header, nats.MsgIdHdr) // NATS remembers ids for minutes, and these are old
+		msgs = append(msgs, msg)
+		if len(msgs) >= 10_000 {
+			r.publish(msgs)
+			msgs = nil
+		}
+	}
+	r.publish(msgs)
 }
 
 func operationOf(received events.Received, sequence uint64, at time.Time) events.Operation {
@@ -136,7 +153,7 @@ func operationOf(received events.Received, sequence uint64, at time.Time) events
 	}
 }
 
-// taskOf is as the agent would have seen it: its first subtask runs.
+// taskOf is a task as the agent would have seen it, with its first subtask running.
 func taskOf(id int64, at time.Time) *events.Task {
 	task := &events.Task{ID: id, Name: "Restart OB server", Status: "RUNNING", Operation: "EXECUTE", StartedAt: at.UTC(), MovedAt: at.UTC()}
 	for i := range int64(subtasks) {

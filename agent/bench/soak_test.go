@@ -18,6 +18,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/obwarden/obwarden/agent/agenttest"
 	"github.com/obwarden/obwarden/agent/ocp/ocpsim"
 	"github.com/obwarden/obwarden/events"
 )
@@ -28,26 +29,25 @@ var (
 )
 
 const (
-	// soakGeneration is how many requests one simulated OCP sees: it forgets nothing.
+	// soakGeneration is how many requests one simulated OCP gets before it is replaced, because it forgets nothing.
 	soakGeneration = 5_000
 	soakOpen       = 2_000 // requests in the queue, at most
 	soakClusters   = 240   // each has one operation a second at most
-	// mayGrow is the growth over the whole run, as the part behind the warm-up tells it
-	// by linear regression, that counts as flat: of the mean.
+	// mayGrow is the growth over the whole run, as a share of the mean, that still counts as flat. It is found by linear
+	// regression over the part after the warm-up.
 	mayGrow = 0.10
 	// leastResting is how many generations it takes to tell growth from warming up.
 	leastResting = 8
 )
 
-// soakPolicy never holds anything back either, but has a budget to count for: what is
-// remembered of each cluster for it is as much as it will be after a minute.
+// soakPolicy holds nothing back either, but it has a budget, so that the record of each cluster has reached its full
+// size after a minute.
 func soakPolicy() string {
-	return strings.Replace(laxPolicy, "budget: {operations: 0, window: 1h}", "budget: {operations: 100, window: 1m}", 1)
+	return strings.Replace(agenttest.LaxPolicy, "budget: {operations: 0, window: 1h}", "budget: {operations: 100, window: 1m}", 1)
 }
 
-// TestSoak runs operations against an OCP with faults, and sees that memory and
-// goroutines stay as they are. NATS is a process of its own, so that the agent's memory
-// is told apart from that of the journal, which grows until it is as old as its retention.
+// TestSoak runs operations against an OCP with faults, and checks that memory and goroutines do not grow. NATS is a
+// process of its own, because the memory for the journal does grow until the journal is as old as its retention.
 func TestSoak(t *testing.T) {
 	if *flagSoak == 0 {
 		t.Skip("run it with make soak")
@@ -66,11 +66,31 @@ func TestSoak(t *testing.T) {
 		"OBWARDEN_NATS_URL": url, "OBWARDEN_POLICY_FILE": policy, "OBWARDEN_LOG_LEVEL": "error", "OBWARDEN_RETENTION": flagRetention.String(),
 		"OBWARDEN_SETTLE": "1s", "OBWARDEN_POLL_MIN": "50ms", "OBWARDEN_POLL_MAX": "500ms",
 	})
-	r := &rig{t: t, js: js}
+	s := &soak{t: t, rig: &rig{t: t, js: js}, agent: a, nats: servers[0], ocp: ocp, began: time.Now(), want: map[string]int{}}
+	s.run()
+	took := time.Since(s.began)
+	a.profile("soak-late")()
+	s.checkOutcomes(took)
+	s.checkGrowth()
+}
 
-	began := time.Now()
+// soak is a run and what it has measured so far.
+type soak struct {
+	t     *testing.T
+	rig   *rig
+	agent *agentProcess
+	nats  *process
+	ocp   *swapped
+	began time.Time
+
+	requests         int
+	want             map[string]int // requests by what is to become of them
+	working, resting []sample       // taken at work, and when nothing was open
+}
+
+// run makes requests until the time is over, a generation of OCP after the other.
+func (s *soak) run() {
 	stop := make(chan struct{})
-	var working, resting []sample
 	var sampling sync.WaitGroup
 	sampling.Go(func() {
 		tick := time.NewTicker(max(*flagSoak/400, time.Second))
@@ -80,38 +100,39 @@ func TestSoak(t *testing.T) {
 			case <-stop:
 				return
 			case <-tick.C:
-				working = append(working, a.sample(began, servers[0]))
+				s.working = append(s.working, s.agent.sample(s.began, s.nats))
 			}
 		}
 	})
-	early := a.profile("soak-early")
-	requests, want := 0, map[string]int{}
-	for generation := 1; time.Since(began) < *flagSoak; generation++ {
-		for n := 0; n < soakGeneration && time.Since(began) < *flagSoak; n += soakOpen / 4 {
+	early := s.agent.profile("soak-early")
+	for generation := 1; time.Since(s.began) < *flagSoak; generation++ {
+		for n := 0; n < soakGeneration && time.Since(s.began) < *flagSoak; n += soakOpen / 4 {
 			var msgs []*nats.Msg
 			for range soakOpen / 4 {
-				requests++
-				msg, result := soakRequest(requests)
+				s.requests++
+				msg, result := soakRequest(s.requests)
 				msgs = append(msgs, msg)
-				want[result]++
+				s.want[result]++
 			}
-			r.publish(msgs)
-			r.awaitEmpty(events.RequestStream, soakOpen)
+			s.rig.publish(msgs)
+			s.rig.awaitEmpty(events.RequestStream, soakOpen)
 		}
-		r.awaitEmpty(events.RequestStream, 0)
-		resting = append(resting, a.sample(began, servers[0]))
-		if early != nil && time.Since(began) > *flagSoak/5 { // warm
+		s.rig.awaitEmpty(events.RequestStream, 0)
+		s.resting = append(s.resting, s.agent.sample(s.began, s.nats))
+		if early != nil && time.Since(s.began) > *flagSoak/5 { // warm
 			early()
 			early = nil
 		}
-		ocp.swap(t, generation)
+		s.ocp.swap(s.t, generation)
 	}
 	close(stop)
 	sampling.Wait()
-	took := time.Since(began)
-	a.profile("soak-late")()
+}
 
-	_, values := a.scrape()
+// checkOutcomes compares what has become of the requests, by the agent's metrics, with what should have.
+func (s *soak) checkOutcomes(took time.Duration) {
+	s.t.Helper()
+	_, values := s.agent.scrape()
 	got, failures := map[string]int{}, map[string]float64{}
 	for name, value := range values {
 		metric, labels, _ := strings.Cut(strings.TrimSuffix(name, "}"), "{")
@@ -125,19 +146,24 @@ func TestSoak(t *testing.T) {
 			failures[labels] += value
 		}
 	}
-	t.Logf("%d requests in %s, %.0f/s: %v; failures: %v", requests, took.Round(time.Second), float64(requests)/took.Seconds(), got, failures)
-	each := func(n float64) float64 { return n / float64(requests) }
-	t.Logf("for each: %.1f ms of processor in the agent and %.1f in NATS, %.1f events, %.1f writes of records, %.1f requests to OCP",
-		each(1000*a.processorSeconds()), each(1000*servers[0].processorSeconds()), each(float64(r.last(events.OperationStream))),
-		each(float64(r.last("KV_"+events.ClusterBucket))), each(float64(ocp.requests.Load())))
+	s.t.Logf("%d requests in %s, %.0f/s: %v; failures: %v", s.requests, took.Round(time.Second), float64(s.requests)/took.Seconds(), got, failures)
+	each := func(n float64) float64 { return n / float64(s.requests) }
+	s.t.Logf("for each: %.1f ms of processor in the agent and %.1f in NATS, %.1f events, %.1f writes of records, %.1f requests to OCP",
+		each(1000*s.agent.processorSeconds()), each(1000*s.nats.processorSeconds()), each(float64(s.rig.last(events.OperationStream))),
+		each(float64(s.rig.last("KV_"+events.ClusterBucket))), each(float64(s.ocp.requests.Load())))
 	got["succeeded"] += got["failed"] // OCP may have left a call unanswered five times
-	for result, n := range want {
+	for result, n := range s.want {
 		if got[result] != n {
-			t.Errorf("%d requests %s, want %d", got[result], result, n)
+			s.t.Errorf("%d requests %s, want %d", got[result], result, n)
 		}
 	}
-	if len(resting) < leastResting {
-		t.Fatalf("nothing was open %d times: too few, of at least %d, to tell what grows; let it run for longer", len(resting), leastResting)
+}
+
+// checkGrowth wants memory and goroutines to be flat behind the warm-up.
+func (s *soak) checkGrowth() {
+	s.t.Helper()
+	if len(s.resting) < leastResting {
+		s.t.Fatalf("nothing was open %d times: too few, of at least %d, to tell what grows; let it run for longer", len(s.resting), leastResting)
 	}
 	for _, figure := range []struct {
 		name  string
@@ -148,18 +174,18 @@ func TestSoak(t *testing.T) {
 		{"agent, MiB resident", func(s sample) float64 { return s.resident }},
 		{"NATS, MiB resident", func(s sample) float64 { return s.nats }},
 	} {
-		t.Log(fifths(figure.name+", at work", working, figure.value))
-		t.Log(fifths(figure.name+", at rest", resting, figure.value))
-		mean, growth := growthOf(resting, figure.value)
-		t.Logf("%s: at rest %.4g in the mean, over the whole run it would grow by %.3g (%.1f %%)", figure.name, mean, growth, 100*growth/mean)
+		s.t.Log(fifths(figure.name+", at work", s.working, figure.value))
+		s.t.Log(fifths(figure.name+", at rest", s.resting, figure.value))
+		mean, growth := growthOf(s.resting, figure.value)
+		s.t.Logf("%s: at rest %.4g in the mean, over the whole run it would grow by %.3g (%.1f %%)", figure.name, mean, growth, 100*growth/mean)
 		if growth > mayGrow*mean {
-			t.Errorf("%s: grows", figure.name)
+			s.t.Errorf("%s: grows", figure.name)
 		}
 	}
 }
 
-// soakRequest is the nth request, and what becomes of it: what is not carried out, or
-// asked for again, must leave nothing behind either.
+// soakRequest is the nth request, and its expected result. Requests that are rejected or repeated are among them,
+// because they must leave nothing behind either.
 func soakRequest(n int) (*nats.Msg, string) {
 	cluster := int64(1 + n%soakClusters)
 	server := (cluster-1)*6 + int64(1+n/soakClusters%6)
@@ -197,8 +223,8 @@ func (s *swapped) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.now.Load().Handler().ServeHTTP(w, r)
 }
 
-// swap replaces it by one in which all goes wrong now and then, but for tasks: one that
-// fails leaves its server as it is, and what is asked of that waits for a person.
+// swap replaces the simulated OCP by a new one in which everything goes wrong now and then, except tasks: a failed task
+// leaves its server between two states, and later operations on the server would wait for a person.
 func (s *swapped) swap(t *testing.T, seed int) []ocpsim.User {
 	t.Helper()
 	topology, err := ocpsim.Grid(soakClusters, 3, 2)
@@ -229,7 +255,7 @@ func (s *swapped) swap(t *testing.T, seed int) []ocpsim.User {
 	return users
 }
 
-// sample is what is held at one moment: the agent's heap once its garbage is collected.
+// sample is the memory and the goroutines in use at one moment. The heap is measured after a garbage collection.
 type sample struct {
 	at                               time.Duration
 	heap, goroutines, resident, nats float64

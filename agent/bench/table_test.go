@@ -15,9 +15,9 @@ import (
 	"text/tabwriter"
 )
 
-var flagUpdate = flag.Bool("load.update", false, "put the table of the latest full run, in -load.dir, into README")
+var flagUpdate = flag.Bool("load.update", false, "put the table of the latest full run, in -load.dir, into README.md")
 
-// table is what was measured: the same rows in the same order as in README.
+// table is what was measured: the same rows in the same order as in README.md.
 type table struct{ rows []row }
 
 // row is one figure over all rounds, ours beside its floor: what a bare loop does, or a
@@ -121,7 +121,7 @@ func (r row) met() bool {
 	return median(r.ratios()) <= aim
 }
 
-// String is what README shows: medians, and of the ratios also the extremes.
+// String is what README.md shows: medians, and of the ratios also the extremes.
 func (t *table) String() string {
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
@@ -178,7 +178,7 @@ func (t *table) raw() string {
 }
 
 func TestREADMEShowsTheRowsOfMakeBench(t *testing.T) {
-	const path = "../../README.md"
+	const path = "README.md"
 	content, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
@@ -186,7 +186,7 @@ func TestREADMEShowsTheRowsOfMakeBench(t *testing.T) {
 	section := regexp.MustCompile(`(?s)(<!-- performance:[^\n]*-->\n\n)(.*?)(\n<!-- /performance -->)`)
 	m := section.FindSubmatch(content)
 	if m == nil {
-		t.Fatal("README has no section performance")
+		t.Fatal("README.md has no section performance")
 	}
 	shown := string(m[2])
 	if *flagUpdate {

@@ -5,16 +5,13 @@ package chaos
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
-	"maps"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"reflect"
-	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -24,6 +21,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/obwarden/obwarden/agent/agenttest"
 	"github.com/obwarden/obwarden/agent/ocp/ocpsim"
 	"github.com/obwarden/obwarden/events"
 )
@@ -37,14 +35,12 @@ var (
 )
 
 const (
-	patience = 3 * time.Minute // for what must happen once the faults have ceased
+	patience = 3 * time.Minute // how long things that must happen may take once the faults have ceased
 	slack    = 600 * time.Millisecond
 )
 
 func TestMain(m *testing.M) {
-	if config := os.Getenv(natsVariable); config != "" {
-		serveNATS(config)
-	}
+	agenttest.RunRole(map[string]func(string) error{"nats": agenttest.ServeNATS})
 	os.Exit(m.Run())
 }
 
@@ -59,7 +55,7 @@ func TestPlansAreTheirSeeds(t *testing.T) {
 	}
 }
 
-// TestChaos lets everything go wrong for a while, then nothing, and judges what is left.
+// TestChaos lets everything go wrong for a while, then lets everything work, and judges the result.
 func TestChaos(t *testing.T) {
 	if *flagTime == 0 {
 		t.Skip("run it with -chaos.time, or make chaos")
@@ -94,29 +90,14 @@ func TestChaos(t *testing.T) {
 	}
 }
 
-// laxPolicy lets through what it may, so that the run attacks the calls and not the
-// guard: servers of a cluster are stopped one after the other, whatever stays.
-const laxPolicy = `defaults:
-  max_concurrent: 1
-  keep_zones: 0
-  one_zone_at_a_time: false
-  keep_root_server: false
-  cooldown: {server: 0s, zone: 0s, failure: 0s}
-  budget: {operations: 0, window: 1h}
-  pause_after_failures: 0
-  max_wait: 0s
-  supersede: false
-fleet_budget: {operations: 0, window: 1h}
-`
-
-// arena is where it happens.
+// arena is the programs of a run, the load on them and what is known about them so far.
 type arena struct {
 	t    *testing.T
 	seed uint64
 	ops  int
 	dir  string
 
-	version  string // of what is built; empty where there is no git
+	version  string // of this tree; empty if there is no git
 	shape    ocpsim.Shape
 	speed    float64
 	clusters []ocpsim.ClusterConfig
@@ -132,18 +113,18 @@ type arena struct {
 
 	mu        sync.Mutex
 	holds     map[string]int    // operation → agent, by the agents' logs
-	moving    map[string]string // operation → state, of those that an agent works on
+	moving    map[string]string // operation → state, of the operations that an agent works on
 	struck    []strike
 	counts    map[string]int // faults by name
 	pauses    []span
 	shutdowns []time.Duration
-	read      uint64 // sequence of the journal up to which the load knows it
+	read      uint64 // the journal's last sequence that the load knows
 	natsUp    []time.Duration
 	posts     []post // of OCP's log, up to entry harvested
 	harvested int64
 }
 
-// strike is a fault of a process that has happened, with the operations that it held up.
+// strike is a fault of a process that has happened, with the operations that it delayed.
 type strike struct {
 	name     string
 	from, to time.Time
@@ -152,7 +133,7 @@ type strike struct {
 
 func newArena(t *testing.T, seed uint64, ops int) *arena {
 	random := rand.New(rand.NewPCG(seed, 0))
-	a := &arena{t: t, seed: seed, ops: ops, dir: *flagDir, address: freeAddress(t),
+	a := &arena{t: t, seed: seed, ops: ops, dir: *flagDir, address: agenttest.FreeAddress(t),
 		shape: ocpsim.Shape(1 + random.IntN(3)), speed: float64(100 + random.IntN(701)),
 		holds: map[string]int{}, moving: map[string]string{}, counts: map[string]int{}}
 	if a.dir == "" {
@@ -173,7 +154,7 @@ func newArena(t *testing.T, seed uint64, ops int) *arena {
 	return a
 }
 
-// start brings up everything, without faults.
+// start starts all programs, without faults.
 func (a *arena) start() {
 	api := ocpsim.APIV3
 	if a.shape == ocpsim.ShapeV43 {
@@ -181,14 +162,8 @@ func (a *arena) start() {
 	}
 	a.sim = ocpsim.Start(a.t, ocpsim.Config{Clusters: a.clusters, Users: ocpsim.DefaultUsers("admin", "secret"),
 		Speed: a.speed, Shape: a.shape, API: api, Seed: a.seed, Faults: failures()})
-	self, err := os.Executable()
-	if err != nil {
-		a.t.Fatal(err)
-	}
 	a.nats = startProcess(a.t, "nats", a.dir, func() *exec.Cmd {
-		cmd := exec.Command(self)
-		cmd.Env = []string{natsVariable + "=" + a.address + " " + filepath.Join(a.dir, "jetstream")}
-		return cmd
+		return agenttest.NATS(a.address, filepath.Join(a.dir, "jetstream"))
 	}, nil)
 	nc, err := nats.Connect("nats://"+a.address, nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond))
 	if err != nil {
@@ -201,12 +176,13 @@ func (a *arena) start() {
 	if described, err := exec.Command("git", "describe", "--always", "--dirty").Output(); err == nil {
 		a.version = strings.TrimSpace(string(described))
 	}
-	binary := filepath.Join(a.dir, "obwarden")
-	if out, err := exec.Command("go", "build", "-o", binary, "github.com/obwarden/obwarden/cmd/obwarden").CombinedOutput(); err != nil {
-		a.t.Fatalf("build: %v: %s", err, out)
+	binary, err := agenttest.Build(a.dir, nil)
+	if err != nil {
+		a.t.Fatal(err)
 	}
+	// The policy lets nearly everything through, so that the run attacks the calls and not the guard.
 	policy := filepath.Join(a.dir, "policy.yaml")
-	if err := os.WriteFile(policy, []byte(laxPolicy), 0o600); err != nil {
+	if err := os.WriteFile(policy, []byte(agenttest.LaxPolicy), 0o600); err != nil {
 		a.t.Fatal(err)
 	}
 	for i := range agents {
@@ -236,23 +212,20 @@ func (a *arena) start() {
 
 // await tries until do succeeds, and reports whether it did in time.
 func (a *arena) await(what string, atMost time.Duration, do func(context.Context) error) bool {
-	deadline := time.Now().Add(atMost)
-	for {
-		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-		err := do(ctx)
-		cancel()
-		if err == nil {
-			return true
-		}
-		if time.Now().After(deadline) {
-			a.t.Errorf("%s: not within %s: %v", what, atMost, err)
-			return false
-		}
-		time.Sleep(50 * time.Millisecond)
+	ctx, cancel := context.WithTimeout(context.Background(), atMost)
+	defer cancel()
+	err := agenttest.Poll(ctx, 50*time.Millisecond, func() error {
+		try, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		defer cancel()
+		return do(try)
+	})
+	if err != nil {
+		a.t.Errorf("%s: not within %s: %v", what, atMost, err)
 	}
+	return err == nil
 }
 
-// sawLog learns from an agent's log which operations it holds: one line an event.
+// sawLog learns from an agent's log, which has one line for each event, which operations the agent holds.
 func (a *arena) sawLog(agent int, line []byte) {
 	var entry struct {
 		Operation string `json:"operation_id"`
@@ -274,53 +247,13 @@ func (a *arena) sawLog(agent int, line []byte) {
 // follow tells the load what the journal says.
 func (a *arena) follow(ctx context.Context) {
 	for ctx.Err() == nil {
-		// An error is NATS being away: the journal is read on from where it was.
+		// An error means that NATS is away. The journal is read on from the last event that was read.
 		_ = a.readJournal(ctx, a.read+1, 0, func(e event) {
 			a.read = e.sequence
 			a.load.saw(e)
 		})
 		pause(ctx, 100*time.Millisecond)
 	}
-}
-
-var errJournalGap = errors.New("the journal has a gap")
-
-// readJournal reads from one sequence to another, or for ever where that is 0.
-func (a *arena) readJournal(ctx context.Context, from, to uint64, saw func(event)) error {
-	try, cancel := context.WithTimeout(ctx, 2*time.Second)
-	defer cancel()
-	consumer, err := a.js.OrderedConsumer(try, events.OperationStream, jetstream.OrderedConsumerConfig{
-		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: from})
-	if err != nil {
-		return err
-	}
-	messages, err := consumer.Messages()
-	if err != nil {
-		return err
-	}
-	defer messages.Stop()
-	for to == 0 || from <= to {
-		next, cancel := context.WithTimeout(ctx, 3*time.Second)
-		msg, err := messages.Next(jetstream.NextContext(next))
-		cancel()
-		if err != nil {
-			return err
-		}
-		meta, err := msg.Metadata()
-		if err != nil {
-			return err
-		}
-		if meta.Sequence.Stream != from {
-			return fmt.Errorf("%w: %d comes after %d", errJournalGap, meta.Sequence.Stream, from-1)
-		}
-		from++
-		e := event{sequence: meta.Sequence.Stream, stored: meta.Timestamp, token: msg.Subject()[strings.LastIndexByte(msg.Subject(), '.')+1:]}
-		if err := json.Unmarshal(msg.Data(), &e.document); err != nil {
-			return fmt.Errorf("event at sequence %d: %w", meta.Sequence.Stream, err)
-		}
-		saw(e)
-	}
-	return nil
 }
 
 // attack publishes the load while everything goes wrong, and a little longer, until
@@ -367,11 +300,14 @@ func (a *arena) attack(lasts time.Duration) {
 	loading, cancel := context.WithTimeout(ctx, lasts+lasts/2)
 	a.load.run(loading)
 	cancel()
-	for end := time.Now().Add(duplicateSpan + 10*time.Second); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
-		if pending, _ := a.load.rest(); pending == 0 {
-			break
+	rest, cancel := context.WithTimeout(ctx, duplicateSpan+10*time.Second)
+	_ = agenttest.Poll(rest, 100*time.Millisecond, func() error { // calm waits for the rest
+		if pending, _ := a.load.rest(); pending > 0 {
+			return fmt.Errorf("%d messages to be published", pending)
 		}
-	}
+		return nil
+	})
+	cancel()
 	cease()
 	faults.Wait()
 }
@@ -386,7 +322,7 @@ func (a *arena) count(name string) {
 	a.counts[name]++
 }
 
-// setOCP puts faults in the place of those before, whose strikes it counts.
+// setOCP replaces the faults of OCP, and counts how often the former ones have struck.
 func (a *arena) setOCP(faults []ocpsim.Fault) {
 	for _, f := range a.sim.Faults() {
 		if f.Struck > 0 {
@@ -403,7 +339,7 @@ func (a *arena) setOCP(faults []ocpsim.Fault) {
 	}
 }
 
-// strike does one thing to a process, to its end.
+// strike carries out one fault of a process, to its end.
 func (a *arena) strike(f processFault) {
 	p := a.nats
 	if f.target < agents {
@@ -432,7 +368,7 @@ func (a *arena) strike(f processFault) {
 		a.untilUp(p)
 	case "pause":
 		p.signal(syscall.SIGSTOP, 0)
-		time.Sleep(f.down)
+		time.Sleep(f.down) // the fault itself
 		p.signal(syscall.SIGCONT, 0)
 	}
 	s.to = time.Now()
@@ -447,9 +383,7 @@ func (a *arena) strike(f processFault) {
 
 // untilUp waits for the process to be started again; NATS is up when it answers.
 func (a *arena) untilUp(p *process) {
-	for deadline := time.Now().Add(time.Minute); !p.running() && time.Now().Before(deadline); {
-		time.Sleep(5 * time.Millisecond)
-	}
+	p.awaitRunning(time.Minute)
 	if p != a.nats {
 		return
 	}
@@ -484,128 +418,3 @@ func (a *arena) calm() {
 	a.t.Logf("calm after %s", time.Since(began).Round(time.Millisecond))
 	a.abort()
 }
-
-// history reads what is left, and ends the agents.
-func (a *arena) history() history {
-	h := history{tasks: map[int64]task{}, slots: map[string]bool{}, late: callTimeout + maxOCPHold + slack}
-	a.await("requests that are left", patience, func(ctx context.Context) error { return a.readLeft(ctx, &h) })
-	for _, p := range a.agents {
-		a.shutdowns = append(a.shutdowns, p.close(syscall.SIGTERM))
-		h.panics = append(h.panics, p.panics...)
-	}
-	h.panics = append(h.panics, a.nats.panics...)
-	a.await("the journal", patience, func(ctx context.Context) error {
-		stream, err := a.js.Stream(ctx, events.OperationStream)
-		if err != nil {
-			return err
-		}
-		h.events = h.events[:0]
-		reading, cancel := context.WithTimeout(context.Background(), patience)
-		defer cancel()
-		return a.readJournal(reading, 1, stream.CachedInfo().State.LastSeq, func(e event) { h.events = append(h.events, e) })
-	})
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.load.mu.Lock()
-	defer a.load.mu.Unlock()
-	h.requests, h.retries, h.cancels = a.load.requests, a.load.retries, a.load.cancels
-	h.pauses, h.ordered, h.mended = a.pauses, a.load.ordered, a.load.mended
-	a.harvest(time.Now())
-	h.posts = a.posts
-	for _, t := range a.sim.Tasks() {
-		h.tasks[t.ID] = taskFrom(t)
-	}
-	return h
-}
-
-// readLeft reads the request stream and the slots, both of which should be empty.
-func (a *arena) readLeft(ctx context.Context, h *history) error {
-	stream, err := a.js.Stream(ctx, events.RequestStream)
-	if err != nil {
-		return err
-	}
-	h.open = nil
-	state := stream.CachedInfo().State
-	for next := state.FirstSeq; state.Msgs > 0 && next <= state.LastSeq; {
-		msg, err := stream.GetMsg(ctx, next, jetstream.WithGetMsgSubject("ob.server.>")) // the next there is
-		if errors.Is(err, jetstream.ErrMsgNotFound) {
-			break
-		}
-		if err != nil {
-			return err
-		}
-		h.open = append(h.open, fmt.Sprintf("%d %s %s", msg.Sequence, msg.Subject, msg.Data))
-		next = msg.Sequence + 1
-	}
-	bucket, err := a.js.KeyValue(ctx, events.ClusterBucket)
-	if err != nil {
-		return err
-	}
-	for _, c := range a.clusters {
-		entry, err := bucket.Get(ctx, fmt.Sprint(c.ID))
-		if errors.Is(err, jetstream.ErrKeyNotFound) {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		var record struct {
-			Active []struct {
-				Operation string `json:"operation_id"`
-			} `json:"active"`
-		}
-		if err := json.Unmarshal(entry.Value(), &record); err != nil {
-			return err
-		}
-		for _, slot := range record.Active {
-			h.slots[slot.Operation] = true
-		}
-	}
-	return nil
-}
-
-// harvest takes the calls that change something out of OCP's log, which does not keep
-// all, up to a moment by which what became of them is in it.
-func (a *arena) harvest(until time.Time) {
-	kinds := map[ocpsim.Endpoint]string{ocpsim.ServerStop: "stop", ocpsim.ServerStart: "start", ocpsim.ServerRestart: "restart", ocpsim.TaskRetry: "retry"}
-	for _, e := range a.sim.Log() {
-		if e.Seq <= a.harvested {
-			continue
-		}
-		if e.Time.After(until) {
-			return
-		}
-		if a.harvested > 0 && e.Seq != a.harvested+1 {
-			a.t.Errorf("OCP's log lacks %d to %d", a.harvested+1, e.Seq-1)
-		}
-		a.harvested = e.Seq
-		if kind, ok := kinds[e.Endpoint]; ok {
-			a.posts = append(a.posts, post{at: e.Time, kind: kind, cluster: e.Cluster, server: e.Server,
-				operation: e.IdempotencyKey, request: e.RequestID, task: e.TaskID, fault: e.Fault})
-		}
-	}
-}
-
-// harvestEvery is far more often than the log forgets.
-const harvestEvery = 20 * time.Second
-
-func taskFrom(t ocpsim.Task) task {
-	one := task{kind: strings.TrimPrefix(string(t.Endpoint), "server_"), cluster: t.Cluster, server: t.Servers[0],
-		status: t.Status, started: t.StartTime, finished: t.FinishTime}
-	for _, s := range t.Subtasks {
-		if s.Operation == "RETRY" {
-			one.resumed = s.StartTime
-		}
-	}
-	return one
-}
-
-// quantile of sorted durations.
-func quantile(sorted []time.Duration, q float64) time.Duration {
-	if len(sorted) == 0 {
-		return 0
-	}
-	return sorted[min(len(sorted)-1, int(q*float64(len(sorted))))]
-}
-
-func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

@@ -11,8 +11,7 @@ import (
 	"time"
 )
 
-// history is all that a run leaves behind: the journal, OCP's log, and what the
-// publishers know that they asked for.
+// history is everything that a run leaves behind: the journal, OCP's log, and what the publishers have asked for.
 type history struct {
 	events   []event         // the whole journal, in its order
 	requests []request       // acknowledged by JetStream, duplicates included
@@ -21,12 +20,12 @@ type history struct {
 	cancels  map[string]int  // orders to cancel, by operation
 	posts    []post          // that OCP received: operations on servers, and retries of tasks
 	tasks    map[int64]task  // of OCP
-	mended   []mending       // servers set right by hand
-	pauses   []span          // in which an agent's process stood still
+	mended   []mending       // servers that were repaired by hand
+	pauses   []span          // times in which an agent's process was stopped
 	open     []string        // what is left in the request stream when everything should have ended
-	slots    map[string]bool // operations that hold a slot then
+	slots    []slot          // in the records of clusters then, still held or not
 	panics   []string        // of agents
-	late     time.Duration   // after its intent no call is still under way, unless its agent was paused
+	late     time.Duration   // a call this long after its intent must come from an agent that was paused
 }
 
 // event is one message of the journal.
@@ -41,6 +40,7 @@ type event struct {
 type document struct {
 	ID              string    `json:"operation_id"`
 	N               int       `json:"n"`
+	Steps           int       `json:"steps"`
 	Kind            string    `json:"kind"`
 	State           string    `json:"state"`
 	Cluster         int64     `json:"cluster_id"`
@@ -71,8 +71,8 @@ type document struct {
 type request struct {
 	sequence uint64
 	key      string
-	words    string // its reason: of two requests with one key the first that an agent took has the operation
-	refused  bool   // it is invalid: it must end rejected, on its own
+	words    string // its reason; of two requests with one key, the operation belongs to the one that an agent took first
+	refused  bool   // it is invalid and must end as rejected, in an operation of its own
 }
 
 // post is a call as OCP logged it.
@@ -97,6 +97,25 @@ type task struct {
 	resumed           time.Time // when its second run began; zero: it ran once
 }
 
+// slot is one that an operation took in the record of its cluster.
+type slot struct {
+	Operation string `json:"operation_id"`
+	Steps     int    `json:"steps"` // of the operation when it took the slot
+}
+
+// heldBy reports whether the slot still counts as held, where last is its operation's last event. An event later than
+// the taking that says waiting or an end frees the slot. An operation that waits takes a slot by that very step, so the
+// waiting event of the same step does not free it; an operation that has ended takes none.
+func (s slot) heldBy(last document) bool {
+	switch {
+	case final(last.State):
+		return s.Steps > last.Steps
+	case last.State == "waiting":
+		return s.Steps >= last.Steps
+	}
+	return true
+}
+
 type span struct{ from, to time.Time }
 
 // mending is a server that was made to run by hand.
@@ -110,7 +129,7 @@ type violation struct{ rule, operation, what string }
 
 func (v violation) String() string { return v.rule + " " + v.operation + ": " + v.what }
 
-// The rules. README's guarantees, turned round.
+// The rules: the guarantees of agent/README.md, turned round.
 const (
 	twoEffects      = "two-effects"       // two tasks in OCP for one operation: the worst
 	postAfterEffect = "post-after-effect" // a call although an earlier one of the operation had started a task
@@ -121,7 +140,7 @@ const (
 	finalChanged    = "final-changed"     // a final state that did not stay, without an order to retry
 	lost            = "lost"              // an acknowledged request without an operation, or order without effect
 	stuck           = "stuck"             // an operation without an end, or a request that nobody ends
-	slotLeft        = "slot-left"         // a slot of an operation that has not ended, when all should have
+	slotLeft        = "slot-left"         // a slot that is still held when everything should have ended
 	wrongOutcome    = "wrong-outcome"     // the journal says one thing, OCP another
 	wrongTask       = "wrong-task"        // an operation that follows the task of another
 	unwantedEffect  = "unwanted-effect"   // rejected, expired, cancelled or a dry run, but OCP did it
@@ -136,9 +155,9 @@ func ruleNames() []string {
 		slotLeft, wrongOutcome, wrongTask, unwantedEffect, unorderedEnd, twoInCluster, retryTwice, panicked}
 }
 
-// verdict is what the checker found. The exceptions are those that the README tells
-// of: calls of an agent that was stopped between its last look at the clock and
-// the call, and went on when others had taken its operation for lost.
+// verdict is what the checker found. Exceptions are violations that agent/README.md excludes from the guarantees: calls
+// of an agent whose process was stopped between its last look at the clock and the call, and went on when another agent
+// had taken over the operation.
 type verdict struct {
 	violations []violation
 	exceptions []violation
@@ -154,10 +173,10 @@ func (v verdict) count(rule string) int {
 	return n
 }
 
-// maxExamples of one kind are shown, so that one cannot hide the others.
+// maxExamples is how many violations of one rule are shown, so that one rule cannot hide the others.
 const maxExamples = 10
 
-// describeViolations groups them by rule, those that were not broken included.
+// describeViolations groups violations by rule, and also names the rules that were not broken.
 func describeViolations(all []violation) string {
 	var b strings.Builder
 	byRule := map[string][]violation{}
@@ -250,6 +269,7 @@ func check(h history) verdict {
 		c.checkRetries(l)
 	}
 	c.checkRequests()
+	c.checkSlots()
 	c.checkClusters()
 	for _, p := range h.panics {
 		c.say(panicked, "", "%s", p)
@@ -280,7 +300,7 @@ func (c *checker) checkNumbers(l life) {
 	}
 }
 
-// checkPosts holds every call to its intent and to those before it.
+// checkPosts compares every call with its intent and with the calls before it.
 func (c *checker) checkPosts(l life) {
 	used := map[int]int{} // calls by attempt
 	var effect *post
@@ -333,8 +353,8 @@ func endedBefore(l life, at time.Time) (event, bool) {
 	return event{}, false
 }
 
-// excused reports whether p comes too late after its intent for a living agent, and
-// right after a pause that began behind the intent.
+// excused reports whether p comes too late after its intent for an agent that runs, and right after a pause of an agent
+// that began after the intent.
 func (c *checker) excused(p post, intent event) bool {
 	if intent.N == 0 || p.at.Sub(intent.stored) <= c.late {
 		return false
@@ -352,7 +372,7 @@ func (c *checker) sayUnless(excused bool, rule, operation, format string, args .
 	c.say(rule, operation, format, args...)
 }
 
-// checkFinality lets nothing follow an end but duplicates and, after an order, a retry.
+// checkFinality allows nothing after an end except duplicates and, after an order, a retry.
 func (c *checker) checkFinality(l life) {
 	var end *event
 	reopened := 0
@@ -405,119 +425,6 @@ func describeLife(l life) string {
 	return b.String()
 }
 
-// checkOutcome compares the last word of the journal with OCP.
-func (c *checker) checkOutcome(l life) {
-	e, effects := l.last(), l.effects()
-	if !final(e.State) {
-		return // stuck, and said so
-	}
-	followed := taskOf(e.document)
-	if followed != 0 && !slices.Contains(effects, followed) {
-		c.say(wrongTask, l.id, "it followed task %d, which is of operation %q; its own: %v; %s", followed, c.owner[followed], effects, describeLife(l))
-		return
-	}
-	status := c.tasks[followed].status
-	wrong := func(why string) {
-		c.say(wrongOutcome, l.id, "%s %s: %s; task %d is %q, its calls started %v; %s", e.State, e.Reason.Code, why, followed, status, effects, describeLife(l))
-	}
-	none := func() {
-		if len(effects) > 0 || e.State == "rejected" && len(l.posts) > 0 || e.Request.DryRun && len(l.posts) > 0 {
-			c.say(unwantedEffect, l.id, "%s, dry run %v, but %d calls started %v; %s", e.State, e.Request.DryRun, len(l.posts), effects, describeLife(l))
-		}
-	}
-	switch e.State {
-	case "succeeded":
-		switch {
-		case e.Request.DryRun:
-			none()
-		case e.Reason.Code == "ALREADY_STOPPED" || e.Reason.Code == "ALREADY_RUNNING":
-			stopped := e.Reason.Code == "ALREADY_STOPPED"
-			none()
-			if e.Kind == "restart" || stopped != (e.Kind == "stop") || !c.mayBe(e.Server, stopped, l.span()) {
-				wrong("there was something to do")
-			}
-		case e.Reason.Code == "ALREADY_DONE":
-			for _, id := range effects {
-				if c.tasks[id].status != "SUCCESSFUL" {
-					wrong("the task is not successful")
-				}
-			}
-		case status != "SUCCESSFUL":
-			wrong("the task is not successful")
-		}
-	case "failed":
-		switch {
-		case e.Reason.Code == "OUTCOME_UNKNOWN": // which is the truth
-		case followed != 0 && status != "FAILED":
-			wrong("the task has not failed")
-		case followed == 0 && len(effects) > 0:
-			wrong("a task was started")
-		case e.Reason.Code == "SUBTASK_FAILED" && followed == 0:
-			wrong("there is no task")
-		case e.Reason.Code == "ROLLED_BACK" || e.Reason.Code == "TASK_CANCELLED":
-			wrong("nobody did that")
-		}
-	default:
-		none()
-		if e.Reason.Code == "WRONG_STATE" && (e.Kind != "restart" || !c.mayBe(e.Server, true, l.span())) {
-			wrong("the server was in no such state")
-		}
-		switch {
-		case e.State == "cancelled" && c.cancels[l.id] == 0:
-			c.say(unorderedEnd, l.id, "cancelled without an order")
-		case e.State == "expired" && (e.Request.ExpiresAt.IsZero() || e.EndedAt.Before(e.Request.ExpiresAt)):
-			c.say(unorderedEnd, l.id, "expired at %s, to expire at %s", clock(e.EndedAt), clock(e.Request.ExpiresAt))
-		}
-	}
-	for _, e := range l.events {
-		if at := e.Request.ExpiresAt; e.token == "submitting" && !at.IsZero() && !e.SubmittedAt.Before(at) {
-			c.say(unwantedEffect, l.id, "submitted at %s, expired at %s", clock(e.SubmittedAt), clock(at))
-		}
-	}
-}
-
-// span is from the operation's first event to its last but duplicates.
-func (l life) span() span {
-	s := span{from: l.events[0].stored}
-	for _, e := range l.events {
-		if e.token != "duplicate" {
-			s.to = e.stored
-		}
-	}
-	return s
-}
-
-// mayBe reports whether a server may have been stopped, or running, at some moment
-// of s, by what OCP did to it: a task changes its state somewhere between its
-// beginning and its end, and a state lasts until something else has certainly changed it.
-// What a failed task leaves behind is no such state.
-func (c *checker) mayBe(server int64, stopped bool, s span) bool {
-	type change struct {
-		span
-		stopped bool
-	}
-	changes := []change{{}} // all run in the beginning
-	for _, t := range c.tasks {
-		if t.server == server && t.status == "SUCCESSFUL" {
-			changes = append(changes, change{span{t.started, t.finished}, t.kind == "stop"})
-		}
-	}
-	for _, m := range c.mended {
-		if m.server == server {
-			changes = append(changes, change{span: span{m.at, m.at}})
-		}
-	}
-	for _, made := range changes {
-		undone := slices.ContainsFunc(changes, func(d change) bool {
-			return d.stopped != stopped && !d.from.Before(made.to) && d.to.Before(s.from)
-		})
-		if made.stopped == stopped && made.from.Before(s.to) && !undone {
-			return true
-		}
-	}
-	return false
-}
-
 // checkRetries allows one retry of OCP's task for each that the journal has.
 func (c *checker) checkRetries(l life) {
 	reopened, ended := 0, false
@@ -535,7 +442,7 @@ func (c *checker) checkRetries(l life) {
 	}
 }
 
-// checkRequests holds the publishers' acknowledgements against the journal.
+// checkRequests compares the publishers' acknowledgements with the journal.
 func (c *checker) checkRequests() {
 	rejected := map[uint64]bool{}
 	for _, l := range c.byID {
@@ -555,9 +462,15 @@ func (c *checker) checkRequests() {
 	for _, text := range c.open {
 		c.say(stuck, "", "left in the request stream: %s", text)
 	}
-	for id := range c.slots {
-		if l := c.byID[id]; len(l.events) == 0 || !final(l.last().State) { // else the next decision in its cluster drops it
-			c.say(slotLeft, id, "holds a slot after everything has ended")
+}
+
+// checkSlots wants every slot in the records to be free by what the journal says of its holder. A slot without any
+// event of its holder is free, too.
+func (c *checker) checkSlots() {
+	for _, s := range c.slots {
+		l := c.byID[s.Operation]
+		if len(l.events) > 0 && s.heldBy(l.last().document) {
+			c.say(slotLeft, s.Operation, "holds a slot, taken at step %d, after everything has ended; %s", s.Steps, describeLife(l))
 		}
 	}
 }

@@ -18,7 +18,7 @@ type past struct {
 
 func newPast() *past {
 	p := &past{now: time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)}
-	p.retries, p.cancels, p.tasks, p.slots = map[string]int{}, map[string]int{}, map[int64]task{}, map[string]bool{}
+	p.retries, p.cancels, p.tasks = map[string]int{}, map[string]int{}, map[int64]task{}
 	p.late = 1500 * time.Millisecond
 	return p
 }
@@ -42,6 +42,9 @@ func (p *past) event(key, token string, change ...func(*document)) {
 		}
 	}
 	d.N++
+	if token != "duplicate" {
+		d.Steps++
+	}
 	if !slices.Contains([]string{"progress", "stalled", "duplicate"}, token) {
 		d.State = token
 	}
@@ -58,7 +61,7 @@ func (p *past) event(key, token string, change ...func(*document)) {
 	p.events = append(p.events, event{sequence: uint64(len(p.events) + 1), stored: p.tick(), token: token, document: d})
 }
 
-// post is a call of key's latest attempt; task 0: without effect.
+// post is a call of key's operation that starts a task; task 0: a call without effect.
 func (p *past) post(key string, attempt int, id int64) {
 	p.posts = append(p.posts, post{at: p.tick(), kind: "stop", cluster: 1, server: 7, operation: operationOf(key),
 		request: fmt.Sprintf("%s.%d", operationOf(key), attempt), task: id})
@@ -103,8 +106,7 @@ func (p *past) asked(key, kind, end, code string) {
 	p.event(key, end, because(code))
 }
 
-// TestCheckerFindsPlantedViolations is the checker's own check: each history breaks
-// one rule, and says which.
+// TestCheckerFindsPlantedViolations checks the checker. Each history names the rules that it breaks.
 func TestCheckerFindsPlantedViolations(t *testing.T) {
 	t.Parallel()
 	k := "k"
@@ -256,8 +258,28 @@ func TestCheckerFindsPlantedViolations(t *testing.T) {
 		}, []string{lost}},
 		{"without end", func(p *past) { p.request(k); p.event(k, "accepted") }, []string{stuck}},
 		{"request left", func(p *past) { p.ordinary(k, 100); p.open = []string{"1"} }, []string{stuck}},
-		{"slot left", func(p *past) { p.ordinary(k, 100); p.slots[operationOf("nobody's")] = true }, []string{slotLeft}},
-		{"slot of what has ended", func(p *past) { p.ordinary(k, 100); p.slots[id] = true }, nil},
+		{"slot of what has ended", func(p *past) { p.ordinary(k, 100); p.slots = []slot{{id, 1}} }, nil},
+		{"slot of what has ended, then a duplicate", func(p *past) { p.ordinary(k, 100); p.event(k, "duplicate"); p.slots = []slot{{id, 5}} }, nil},
+		{"slot of nobody", func(p *past) { p.ordinary(k, 100); p.slots = []slot{{operationOf("nobody's"), 1}} }, nil},
+		{"slot taken after the end", func(p *past) { p.ordinary(k, 100); p.slots = []slot{{id, 6}} }, []string{slotLeft}},
+		{"slot of what is under way", func(p *past) {
+			p.request(k)
+			p.event(k, "accepted")
+			p.event(k, "submitting")
+			p.slots = []slot{{id, 1}}
+		}, []string{slotLeft, stuck}},
+		{"slot from before the wait", func(p *past) {
+			p.request(k)
+			p.event(k, "accepted")
+			p.event(k, "waiting")
+			p.slots = []slot{{id, 1}}
+		}, []string{stuck}},
+		{"slot taken by what waits", func(p *past) {
+			p.request(k)
+			p.event(k, "accepted")
+			p.event(k, "waiting")
+			p.slots = []slot{{id, 2}}
+		}, []string{slotLeft, stuck}},
 		{"succeeded, but the task failed", func(p *past) { p.ordinary(k, 100); p.status(100, "FAILED") }, []string{wrongOutcome}},
 		{"failed, but the task succeeded", func(p *past) { failedOnce(p); p.status(100, "SUCCESSFUL") }, []string{wrongOutcome}},
 		{"refused, but there is a task", func(p *past) {

@@ -10,9 +10,8 @@ import (
 	"github.com/obwarden/obwarden/agent/ocp/ocpsim"
 )
 
-// What goes wrong, and how often. No call is late by more than settle, all delays of
-// it taken together: that is what the agents are told (OBWARDEN_SETTLE), and an OCP
-// or a network that is later than that is what the README excepts.
+// What goes wrong, and how often. No call takes effect later than settle, with all its delays added up: agents rely on
+// that (OBWARDEN_SETTLE), and the guarantees exclude an OCP or a network that is later.
 const (
 	agents         = 3
 	settle         = 2 * time.Second
@@ -56,7 +55,7 @@ type ocpPhase struct {
 	faults []ocpsim.Fault
 }
 
-// plan is everything that goes wrong: a function of the seed.
+// plan is everything that goes wrong. It is a function of the seed.
 type plan struct {
 	processes []processFault
 	links     []linkFault
@@ -88,7 +87,7 @@ func newPlan(seed uint64, lasts time.Duration) plan {
 		next = at + between(random, 4*time.Second, 12*time.Second)
 		faults, late := newOCPFaults(random)
 		p.phases = append(p.phases, ocpPhase{at, faults})
-		// A call that breaks at once and takes effect as late as it may is what the settle time is for.
+		// The settle time exists for calls that break at once and take effect as late as they may.
 		for at := at; late && at < next; at += between(random, 200*time.Millisecond, 900*time.Millisecond) {
 			p.links = append(p.links, linkFault{at: at, link: 2*random.IntN(agents) + 1, fault: netFault{kind: reset}})
 		}
@@ -101,7 +100,7 @@ func between(random *rand.Rand, from, to time.Duration) time.Duration {
 	return from + time.Duration(random.Int64N(int64(to-from)))
 }
 
-// newProcessFault keeps an agent away for less or for more than the ack wait.
+// newProcessFault stops an agent for a time that may be shorter or longer than the ack wait.
 func newProcessFault(random *rand.Rand, at time.Duration) processFault {
 	f := processFault{at: at, target: random.IntN(agents)}
 	switch dice := random.IntN(100); {
@@ -146,7 +145,7 @@ func newLinkFault(random *rand.Rand, at time.Duration) linkFault {
 	return f
 }
 
-// failures of subtasks, of which a part of all tasks suffers at any time.
+// failures are faults of subtasks that some tasks suffer at any time.
 func failures() []ocpsim.Fault {
 	fail := func(endpoint ocpsim.Endpoint, subtask string) ocpsim.Fault {
 		return ocpsim.Fault{Match: ocpsim.Match{Endpoint: endpoint}, Action: ocpsim.FailSubtask, Subtask: subtask, Probability: 0.03}
@@ -154,7 +153,7 @@ func failures() []ocpsim.Fault {
 	return []ocpsim.Fault{fail(ocpsim.ServerStop, "Stop server"), fail(ocpsim.ServerStart, "Start observer process"), fail(ocpsim.ServerRestart, "Wait observer active")}
 }
 
-// spoilers are the ways to spoil an answer, or an effect.
+// spoilers are faults that spoil an answer, or an effect.
 func spoilers(random *rand.Rand) []ocpsim.Fault {
 	delay := func(most time.Duration) ocpsim.Duration {
 		return ocpsim.Duration(between(random, 50*time.Millisecond, most))
@@ -169,8 +168,8 @@ func spoilers(random *rand.Rand) []ocpsim.Fault {
 	}
 }
 
-// newOCPFaults is a phase: calm, a mixture, one evil often, everything as late as it
-// may be (late), or no OCP at all.
+// newOCPFaults is a phase: calm, a mixture of faults, one fault often, everything as late as it may be, or no OCP at
+// all.
 func newOCPFaults(random *rand.Rand) (faults []ocpsim.Fault, late bool) {
 	faults = failures()
 	every := spoilers(random)

@@ -22,18 +22,17 @@ import (
 const (
 	maxOpen        = 200                    // operations under way, so that the run is steady
 	duplicatesEach = 3                      // on average
-	hotShare       = 0.25                   // of the operations go to one cluster at a time, where they queue
+	hotShare       = 0.25                   // share of operations that go to one cluster, where they queue
 	hotFor         = 8 * time.Second        // then another cluster is hot
-	duplicateSpan  = 40 * time.Second       // in which duplicates come
+	duplicateSpan  = 40 * time.Second       // time in which duplicates of a request are sent
 	publishTimeout = 700 * time.Millisecond // of one try
-	// idleBefore is how long a server rests between operations. Real tasks take a
-	// minute; here they take a tenth of a second, and an agent that looks for the task
-	// of a lost call counts those from 2 s before it, and from 1 s more where it knows
-	// OCP's clock from a header alone.
+	// idleBefore is how long a server rests between operations. Real tasks take a minute, these a tenth of a second. An
+	// agent that looks for the task of a lost call also considers tasks that began up to 2 s before it, or 3 s if it knows
+	// OCP's clock from a header only, and must not find the task of the operation before.
 	idleBefore = 6 * time.Second
 )
 
-// server is one of OCP's, as the load believes it to be.
+// server is a server of OCP in the state that the load expects.
 type server struct {
 	cluster, id int64
 	stopped     bool
@@ -41,20 +40,20 @@ type server struct {
 	free        time.Time
 }
 
-// load asks for operations and keeps what it was promised.
+// load publishes requests and remembers what JetStream has acknowledged.
 type load struct {
 	js     jetstream.JetStream
 	sim    *ocpsim.Sim
-	random *rand.Rand // of the loop that publishes, alone
+	random *rand.Rand // used by the publishing loop only
 	ops    int
 	rate   float64 // operations a second
 
-	abort context.Context // ends what is still to be published
+	abort context.Context // cancels messages that are still to be published
 
 	mu        sync.Mutex
 	servers   []*server
 	open      map[string]*wish
-	openCount int // of those, that have not ended yet
+	openCount int // how many of these have not ended yet
 	pending   int // messages to be published, servers to be mended
 	published int
 	requests  []request
@@ -62,7 +61,7 @@ type load struct {
 	cancels   map[string]int
 	ordered   map[string]bool // operations with an acknowledged order to retry
 	mended    []mending
-	kinds     map[string]int // operations by what is special about them
+	kinds     map[string]int // operations by their special feature
 }
 
 // wish is an operation as the load wants it.
@@ -104,7 +103,7 @@ func (l *load) run(ctx context.Context) {
 	}
 }
 
-// pause reports false where ctx ended before d was over.
+// pause waits, and reports false if ctx ended before d was over.
 func pause(ctx context.Context, d time.Duration) bool {
 	select {
 	case <-ctx.Done():
@@ -184,7 +183,7 @@ func (l *load) pick(now time.Time) *server {
 	return nil
 }
 
-// ask publishes a request, its key in the body or, now and then, in a header.
+// ask publishes a request. Its key is in the body or, now and then, in a header.
 func (l *load) ask(what string, kind events.Kind, r events.Request, s *server, then func()) {
 	key, inHeader := r.IdempotencyKey, l.random.IntN(10) == 0
 	if inHeader {
@@ -197,7 +196,7 @@ func (l *load) ask(what string, kind events.Kind, r events.Request, s *server, t
 	l.publish(what, msg, request{key: key, words: r.Reason}, &wish{server: s, kind: kind}, then)
 }
 
-// must is for messages of our own making.
+// must returns a message that was built here and is therefore valid.
 func must(msg *nats.Msg, err error) *nats.Msg {
 	if err != nil {
 		panic(err)
@@ -237,7 +236,7 @@ func (l *load) promised(r request, sequence uint64) {
 }
 
 // send publishes msg after a while, again and again until JetStream acknowledges it.
-// It counts the tries in orders, by operation, where that is not nil: each may arrive.
+// If orders is not nil, it counts the tries there by operation, because each try may arrive.
 // The caller holds l.mu.
 func (l *load) send(msg *nats.Msg, after time.Duration, orders map[string]int, acknowledged func(sequence uint64)) {
 	l.later(after, func() {
@@ -274,8 +273,8 @@ func (l *load) later(after time.Duration, do func()) {
 	}()
 }
 
-// askInvalid publishes what cannot be understood. Its key is in a header, so that the
-// refusal is about the operation of this key.
+// askInvalid publishes a request that cannot be parsed. Its key is in a header, so that the refusal is an event of the
+// operation with this key.
 func (l *load) askInvalid(kind events.Kind, r events.Request) {
 	msg := must(r.Message(kind, "cli"))
 	msg.Header.Set(events.IdempotencyKeyHeader, r.IdempotencyKey)
@@ -290,7 +289,7 @@ func (l *load) askInvalid(kind events.Kind, r events.Request) {
 	l.publish("invalid", msg, request{key: r.IdempotencyKey, refused: true}, &wish{kind: kind}, nil)
 }
 
-// reuse takes the key of an operation for another request.
+// reuse publishes another request with the key of an operation.
 func (l *load) reuse(kind events.Kind, r events.Request) {
 	r.Reason += ", but something else"
 	msg := must(r.Message(kind, "cli"))
@@ -306,8 +305,8 @@ func (l *load) cancel(kind events.Kind, r events.Request) {
 	l.send(must(o.Message()), time.Duration(l.random.Int64N(int64(1500*time.Millisecond))), l.cancels, func(uint64) {})
 }
 
-// saw learns from the journal how the operations fare, and mends what a failed task
-// has left: by an order to retry, or by hand.
+// saw learns from the journal how operations proceed. It repairs the server of a failed task by an order to retry, or
+// by hand.
 func (l *load) saw(e event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -338,7 +337,7 @@ func (l *load) saw(e event) {
 		return
 	case e.State == "succeeded":
 		w.server.stopped = w.kind == events.Stop
-	case taskOf(e.document) != 0, code == "OCP_REFUSED", code == "OUTCOME_UNKNOWN", code == "WRONG_STATE": // it is not as the load thought, or in between
+	case taskOf(e.document) != 0, code == "OCP_REFUSED", code == "OUTCOME_UNKNOWN", code == "WRONG_STATE": // the server is in another state than the load expects
 		l.mend(e.ID, w)
 		return
 	}
@@ -366,9 +365,8 @@ func (l *load) retry(w *wish, e event) {
 	}
 }
 
-// mend has the server run, as a person would see to it, unless another operation
-// concerns it still; that one waits where a failed task has left the server halfway.
-// The caller holds l.mu.
+// mend makes the server run, as a person would by hand, unless another operation concerns it. Such an operation waits
+// if a failed task has left the server between two states, so then mend does it all the same. The caller holds l.mu.
 func (l *load) mend(id string, w *wish) {
 	w.mending = true
 	l.later(time.Second, func() {
@@ -385,7 +383,7 @@ func (l *load) mend(id string, w *wish) {
 	})
 }
 
-// halfway reports whether a server is on its way somewhere and nothing moves it any more.
+// halfway reports whether a server is between two states and no task moves it any more.
 func (l *load) halfway(id int64) bool {
 	state := l.sim.State()
 	for _, t := range state.Tasks {
@@ -405,7 +403,7 @@ func (l *load) halfway(id int64) bool {
 	return false
 }
 
-// rest is what is still to be published, and which operations are to end.
+// rest is the number of messages still to be published, and the operations that have not ended.
 func (l *load) rest() (pending int, open []string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -7,10 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"log/slog"
-	"math/rand/v2"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,44 +16,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/obwarden/obwarden/events"
+	"github.com/obwarden/obwarden/agent/agenttest"
 )
-
-// natsVariable makes this test binary a NATS server: its value is where it listens
-// and its data directory, with a blank between.
-const natsVariable = "OBWARDEN_CHAOS_NATS"
-
-// serveNATS runs until somebody kills it, or until the test that started it is gone.
-func serveNATS(config string) {
-	listen, dir, _ := strings.Cut(config, " ")
-	log := slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	s, err := events.StartServer(listen, dir, log)
-	if err != nil {
-		log.Error("NATS did not start", "error", err)
-		os.Exit(1)
-	}
-	_, _ = io.Copy(io.Discard, os.Stdin) // ends when the other end is closed
-	if err := s.Close(); err != nil {
-		log.Error("NATS did not stop", "error", err)
-		os.Exit(1)
-	}
-	os.Exit(0)
-}
-
-// freeAddress is below the ports that the system gives to clients, so that
-// nobody takes it while its server is down.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	for range 1000 {
-		address := fmt.Sprintf("127.0.0.1:%d", 18000+rand.IntN(14000))
-		if l, err := net.Listen("tcp", address); err == nil {
-			_ = l.Close()
-			return address
-		}
-	}
-	t.Fatal("no free port")
-	return ""
-}
 
 // process is an agent or NATS: a program that is started again whenever it ends, as
 // systemd would, until close.
@@ -71,9 +31,11 @@ type process struct {
 
 	mu      sync.Mutex
 	cmd     *exec.Cmd
-	exited  chan struct{}
-	notNow  time.Time // down until then
-	closing bool
+	exited  chan struct{}  // closed when cmd has ended
+	started chan struct{}  // closed at the next start
+	notNow  time.Time      // down until then
+	closed  chan struct{}  // closed when the process is not to be started again
+	closing bool           // the same
 	exits   map[string]int // that no fault explains, by exit status
 	felled  bool           // by a fault, since the last start
 	tail    []string       // last lines of stderr of the present run
@@ -86,7 +48,8 @@ func startProcess(t *testing.T, name, dir string, start func() *exec.Cmd, line f
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &process{name: name, t: t, start: start, line: line, log: log, reaped: make(chan struct{}), exits: map[string]int{}}
+	p := &process{name: name, t: t, start: start, line: line, log: log, exits: map[string]int{},
+		started: make(chan struct{}), closed: make(chan struct{}), reaped: make(chan struct{})}
 	go p.supervise()
 	t.Cleanup(func() { p.close(0) })
 	return p
@@ -104,21 +67,23 @@ func (p *process) supervise() {
 		if closing {
 			return
 		}
-		if wait > 0 {
-			time.Sleep(min(wait, 50*time.Millisecond))
+		if wait <= 0 {
+			p.runOnce()
 			continue
 		}
-		p.runOnce()
+		select {
+		case <-p.closed:
+		case <-time.After(wait):
+		}
 	}
 }
 
 func (p *process) runOnce() {
 	cmd := p.start()
-	// The kernel ends it with this test, however that ends.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	agenttest.DieWithTest(cmd)
 	stderr, err := cmd.StderrPipe()
 	if err == nil {
-		_, err = cmd.StdinPipe() // its end tells NATS that this test is gone
+		_, err = cmd.StdinPipe() // NATS sees its end when this test is gone
 	}
 	if err == nil {
 		err = cmd.Start()
@@ -129,6 +94,8 @@ func (p *process) runOnce() {
 	exited := make(chan struct{})
 	p.mu.Lock()
 	p.cmd, p.exited, p.felled, p.tail = cmd, exited, false, nil
+	close(p.started)
+	p.started = make(chan struct{})
 	if p.closing { // meanwhile
 		_ = cmd.Process.Kill() // its own child, not waited for yet
 	}
@@ -136,7 +103,7 @@ func (p *process) runOnce() {
 	lines := bufio.NewScanner(stderr)
 	lines.Buffer(make([]byte, 64<<10), 8<<20)
 	for lines.Scan() {
-		_, _ = p.log.Write(append(lines.Bytes(), '\n')) // for people; the verdict does not need it
+		_, _ = p.log.Write(append(lines.Bytes(), '\n')) // for people only
 		p.saw(lines.Text())
 		if p.line != nil {
 			p.line(lines.Bytes())
@@ -156,7 +123,7 @@ func (p *process) runOnce() {
 	}
 }
 
-// reasonOf shortens a log line to what is the same in all of its kind.
+// reasonOf shortens a log line to the part that is the same in all lines of its kind.
 func reasonOf(line string) string {
 	var fields struct {
 		Msg   string `json:"msg"`
@@ -178,8 +145,8 @@ func (p *process) saw(line string) {
 	}
 }
 
-// signal fells the process or makes it stand still. SIGKILL and SIGTERM keep it down
-// for a while; it returns how long the process took to end.
+// signal sends a signal. After SIGKILL and SIGTERM the process stays down for a while, and signal returns how long it
+// took to end.
 func (p *process) signal(s syscall.Signal, down time.Duration) time.Duration {
 	p.mu.Lock()
 	cmd, exited := p.cmd, p.exited
@@ -202,13 +169,13 @@ func (p *process) signal(s syscall.Signal, down time.Duration) time.Duration {
 	select {
 	case <-exited:
 	case <-time.After(shutdownPatience):
-		_ = cmd.Process.Kill() // it had its time; how long is in the report
+		_ = cmd.Process.Kill() // it took too long, which the report shows
 		<-exited
 	}
 	return time.Since(began)
 }
 
-// shutdownPatience is how long a process may take to end when it is told to.
+// shutdownPatience is how long a process may take to end after SIGTERM.
 const shutdownPatience = 15 * time.Second
 
 // running reports whether it is up.
@@ -226,10 +193,31 @@ func (p *process) running() bool {
 	}
 }
 
+// awaitRunning waits until the process is up, for a time at most.
+func (p *process) awaitRunning(atMost time.Duration) {
+	deadline := time.After(atMost)
+	for {
+		p.mu.Lock()
+		started := p.started
+		p.mu.Unlock()
+		if p.running() {
+			return
+		}
+		select {
+		case <-started:
+		case <-deadline:
+			return
+		}
+	}
+}
+
 // close ends the process for good: with s, or by SIGKILL where s is 0.
 func (p *process) close(s syscall.Signal) time.Duration {
 	p.mu.Lock()
-	p.closing = true
+	if !p.closing {
+		p.closing = true
+		close(p.closed)
+	}
 	p.mu.Unlock()
 	if s == 0 {
 		s = syscall.SIGKILL

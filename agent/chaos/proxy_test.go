@@ -1,12 +1,15 @@
 package chaos
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/obwarden/obwarden/agent/agenttest"
 )
 
 // netFault is what a proxy does to the bytes of one direction, or both. The zero
@@ -25,14 +28,13 @@ const (
 	bandwidth netKind = "bandwidth"
 	slowClose netKind = "slow_close" // the end of a connection comes late
 	hold      netKind = "hold"       // bytes arrive when the fault has ended, as TCP sends them again
-	drop      netKind = "drop"       // bytes are gone, the connection breaks when the fault has ended
-	refuse    netKind = "refuse"     // no connection, those that were are reset
-	reset     netKind = "reset"      // those that were are reset, at once
+	drop      netKind = "drop"       // bytes are lost, and the connection breaks when the fault has ended
+	refuse    netKind = "refuse"     // no new connections, and the existing ones are reset
+	reset     netKind = "reset"      // the existing connections are reset at once
 )
 
-// proxy stands between one agent and NATS or OCP. It is not toxiproxy: the version
-// to be had (2.5.0) brings seven modules, cannot reset a connection that is there, and
-// locks up where a connection breaks while a fault is taken away.
+// proxy stands between one agent and NATS or OCP. Toxiproxy (2.5.0) is no alternative: it brings seven modules, cannot
+// reset an existing connection, and hangs if a connection breaks while a fault is removed.
 type proxy struct {
 	address, upstream string
 	mu                sync.Mutex
@@ -44,7 +46,7 @@ type proxy struct {
 }
 
 func newProxy(t *testing.T, upstream string) *proxy {
-	p := &proxy{address: freeAddress(t), upstream: upstream, changed: make(chan struct{}), conns: map[*net.TCPConn]struct{}{}}
+	p := &proxy{address: agenttest.FreeAddress(t), upstream: upstream, changed: make(chan struct{}), conns: map[*net.TCPConn]struct{}{}}
 	p.set(netFault{})
 	t.Cleanup(func() {
 		p.set(netFault{kind: refuse})
@@ -53,7 +55,7 @@ func newProxy(t *testing.T, upstream string) *proxy {
 	return p
 }
 
-// set puts f in the place of the fault before.
+// set replaces the fault.
 func (p *proxy) set(f netFault) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -77,18 +79,19 @@ func (p *proxy) set(f netFault) {
 	}
 }
 
-// listen tries for a while: a port may take a moment to be free again.
+// listen tries for a while, because a port may take a moment to be free again.
 func listen(address string) net.Listener {
-	for tries := 0; ; tries++ {
-		l, err := net.Listen("tcp", address)
-		if err == nil {
-			return l
-		}
-		if tries == 100 {
-			panic(err) // nobody else uses ports of this range
-		}
-		time.Sleep(50 * time.Millisecond)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	var l net.Listener
+	err := agenttest.Poll(ctx, 50*time.Millisecond, func() (err error) {
+		l, err = net.Listen("tcp", address)
+		return err
+	})
+	if err != nil {
+		panic(err) // nobody else uses ports of this range
 	}
+	return l
 }
 
 func (p *proxy) now() (netFault, chan struct{}) {
@@ -128,7 +131,7 @@ func (p *proxy) carry(client *net.TCPConn) {
 	p.mu.Unlock()
 }
 
-// pump carries one direction to its end, which it passes on.
+// pump carries one direction of a connection, including its end.
 func (p *proxy) pump(to, from *net.TCPConn, up bool) {
 	piece := make([]byte, 32<<10)
 	for {

@@ -9,15 +9,37 @@ import (
 	"time"
 )
 
-// report is what a run was and what came of it, for people.
-func (a *arena) report(h history, v verdict) string {
-	var b strings.Builder
-	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
-	command := fmt.Sprintf("go test ./agent/chaos -run Chaos -chaos.time %s -chaos.ops %d -chaos.seed %d -timeout 2h -v", *flagTime, a.ops, a.seed)
-	line("version %s, seed %d; again: %s", a.version, a.seed, command)
-	line("OCP: %d clusters of 6 servers, shape %d, speed %.0f; %s of attack, %s in all", len(a.clusters), a.shape, a.speed,
-		flagTime, time.Since(a.began).Round(time.Second))
+// lines writes a report, line by line.
+type lines struct{ strings.Builder }
 
+func (l *lines) add(format string, args ...any) { fmt.Fprintf(l, format+"\n", args...) }
+
+// report says to people what a run was and how it ended.
+func (a *arena) report(h history, v verdict) string {
+	var out lines
+	command := fmt.Sprintf("go test ./agent/chaos -run Chaos -chaos.time %s -chaos.ops %d -chaos.seed %d -timeout 2h -v", *flagTime, a.ops, a.seed)
+	out.add("version %s, seed %d; again: %s", a.version, a.seed, command)
+	out.add("OCP: %d clusters of 6 servers, shape %d, speed %.0f; %s of attack, %s in all", len(a.clusters), a.shape, a.speed,
+		flagTime, time.Since(a.began).Round(time.Second))
+	a.reportOperations(&out, h)
+	a.reportRecovery(&out, h)
+	slices.Sort(a.shutdowns)
+	out.add("told to end, an agent took: p50 %s, p99 %s, max %s (%d times)",
+		round(quantile(a.shutdowns, 0.5)), round(quantile(a.shutdowns, 0.99)), round(quantile(a.shutdowns, 1)), len(a.shutdowns))
+	slices.Sort(a.natsUp)
+	out.add("NATS, started again, answered after: p50 %s, max %s", round(quantile(a.natsUp, 0.5)), round(quantile(a.natsUp, 1)))
+	out.add("slots that stay in the records until the next one is taken in the cluster: %d", len(h.slots))
+	out.add("calls of agents that had been paused, too late (an exception that agent/README.md names): %d", len(v.exceptions))
+	for _, e := range v.exceptions {
+		out.add("  %s", e)
+	}
+	out.add("VIOLATIONS: %d", len(v.violations))
+	out.WriteString(describeViolations(v.violations))
+	return out.String()
+}
+
+// reportOperations counts requests, faults and outcomes.
+func (a *arena) reportOperations(out *lines, h history) {
 	lives := h.lives()
 	ended, codes := map[string]int{}, map[string]int{}
 	posts, attempts := map[string]int{}, map[string]int{}
@@ -37,55 +59,44 @@ func (a *arena) report(h history, v verdict) string {
 		attempts[fmt.Sprint(e.Attempt)]++
 		resolutions(l, resolved)
 	}
-	line("operations: %d published (%s), %d in the journal: %s", a.load.published, table(a.load.kinds), len(lives), table(ended))
-	line("requests acknowledged: %d, %.0f duplicates per hundred operations; the journal counted %d; cancel orders %d, retry orders %d",
+	out.add("operations: %d published (%s), %d in the journal: %s", a.load.published, table(a.load.kinds), len(lives), table(ended))
+	out.add("requests acknowledged: %d, %.0f duplicates per hundred operations; the journal counted %d; cancel orders %d, retry orders %d",
 		len(h.requests), 100*float64(len(h.requests)-a.load.published)/float64(max(a.load.published, 1)), duplicates, total(h.cancels), total(h.retries))
-	line("events in the journal: %d; ends with a reason: %s", len(h.events), table(codes))
-	process, other := 0, map[string]int{}
-	byKind := map[string]int{}
-	for name, n := range a.counts {
-		if strings.HasPrefix(name, "agent ") || strings.HasPrefix(name, "nats kill") || strings.HasPrefix(name, "nats pause") {
-			process += n
-			byKind[name] = n
-		} else {
-			other[name] = n
-		}
-	}
-	line("process faults: %d: %s", process, table(byKind))
-	line("faults of links and OCP: %d: %s", total(other), table(other))
-	for _, p := range append(slices.Clone(a.agents), a.nats) {
-		if len(p.exits) > 0 {
-			line("%s ended by itself and was started again: %s", p.name, table(p.exits))
-		}
-	}
-	line("calls to OCP (POST) per operation: %s; in all %d, of which %d started a task", table(posts), countPosts(h, false), countPosts(h, true))
-	line("attempts per operation: %s", table(attempts))
-	line("unanswered calls, by what was found out: %s", table(resolved))
+	out.add("events in the journal: %d; ends with a reason: %s", len(h.events), table(codes))
+	a.reportFaults(out)
+	out.add("calls to OCP (POST) per operation: %s; in all %d, of which %d started a task", table(posts), countPosts(h, false), countPosts(h, true))
+	out.add("attempts per operation: %s", table(attempts))
+	out.add("unanswered calls, by what was found out: %s", table(resolved))
 	for _, code := range []string{"ALREADY_DONE", "OUTCOME_UNKNOWN", "OCP_UNANSWERED"} {
 		shown := 0
 		for _, id := range sortedKeys(lives) {
 			if l := lives[id]; len(l.events) > 0 && l.last().Reason.Code == code && shown < 3 {
-				line("  %s: %s %s", code, id, describeLife(l))
+				out.add("  %s: %s %s", code, id, describeLife(l))
 				shown++
 			}
 		}
 	}
-	a.reportRecovery(line, h)
-	slices.Sort(a.shutdowns)
-	line("told to end, an agent took: p50 %s, p99 %s, max %s (%d times)", round(quantile(a.shutdowns, 0.5)), round(quantile(a.shutdowns, 0.99)), round(quantile(a.shutdowns, 1)), len(a.shutdowns))
-	slices.Sort(a.natsUp)
-	line("NATS, started again, answered after: p50 %s, max %s", round(quantile(a.natsUp, 0.5)), round(quantile(a.natsUp, 1)))
-	line("slots left by operations that have ended, which the next decision in the cluster drops: %d", len(h.slots))
-	line("calls of agents that had been paused, too late (the README's exception): %d", len(v.exceptions))
-	for _, e := range v.exceptions {
-		line("  %s", e)
-	}
-	line("VIOLATIONS: %d", len(v.violations))
-	b.WriteString(describeViolations(v.violations))
-	return b.String()
 }
 
-// resolutions tells from an operation's events what became of calls without an answer.
+func (a *arena) reportFaults(out *lines) {
+	ofProcesses, others := map[string]int{}, map[string]int{}
+	for name, n := range a.counts {
+		if strings.HasPrefix(name, "agent ") || strings.HasPrefix(name, "nats kill") || strings.HasPrefix(name, "nats pause") {
+			ofProcesses[name] = n
+		} else {
+			others[name] = n
+		}
+	}
+	out.add("process faults: %d: %s", total(ofProcesses), table(ofProcesses))
+	out.add("faults of links and OCP: %d: %s", total(others), table(others))
+	for _, p := range append(slices.Clone(a.agents), a.nats) {
+		if len(p.exits) > 0 {
+			out.add("%s ended by itself and was started again: %s", p.name, table(p.exits))
+		}
+	}
+}
+
+// resolutions counts, by an operation's events, what became of calls without an answer.
 func resolutions(l life, resolved map[string]int) {
 	e := l.last()
 	for _, w := range e.Warnings {
@@ -109,9 +120,9 @@ func resolutions(l life, resolved map[string]int) {
 	}
 }
 
-// reportRecovery says how long operations stood still after a fault of a process: from
-// its end to the next event, 0 where another agent went on before that.
-func (a *arena) reportRecovery(line func(string, ...any), h history) {
+// reportRecovery says how long operations made no progress after a fault of a process: the time from its end to the
+// next event, or 0 if another agent had gone on before that.
+func (a *arena) reportRecovery(out *lines, h history) {
 	stored := map[string][]time.Time{}
 	for _, e := range h.events {
 		stored[e.ID] = append(stored[e.ID], e.stored)
@@ -128,12 +139,12 @@ func (a *arena) reportRecovery(line func(string, ...any), h history) {
 			}
 		}
 	}
-	line("recovery, from the end of a fault to the next event of the operations under way (from its beginning in brackets):")
+	out.add("recovery, from the end of a fault to the next event of the operations under way (from its beginning in brackets):")
 	for _, name := range sortedKeys(fromEnd) {
 		end, start := fromEnd[name], fromStart[name]
 		slices.Sort(end)
 		slices.Sort(start)
-		line("  %-12s p50 %s (%s), p99 %s (%s), max %s (%s), %d operations", name, round(quantile(end, 0.5)), round(quantile(start, 0.5)),
+		out.add("  %-12s p50 %s (%s), p99 %s (%s), max %s (%s), %d operations", name, round(quantile(end, 0.5)), round(quantile(start, 0.5)),
 			round(quantile(end, 0.99)), round(quantile(start, 0.99)), round(quantile(end, 1)), round(quantile(start, 1)), len(end))
 	}
 }

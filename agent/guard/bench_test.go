@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/alertmanager/pkg/labels"
 
 	"github.com/obwarden/obwarden/agent/ocp"
+	"github.com/obwarden/obwarden/agent/policy"
 	"github.com/obwarden/obwarden/events"
 )
 
@@ -23,12 +24,12 @@ func busyQuestion() *Question {
 		task(ocp.Task{ID: 4, Name: "Stop OB server", Status: ocp.StatusFailed, ServerIDs: []int64{90}, ZoneName: "zone5"}),
 		deny("requested_by", "mallory"), deny("zone", "zone9"), needsApproval("bob"), approvedBy("bob", now),
 		opens(hours("night", "Asia/Shanghai", 6, 8)), blocks(hours("sale", "Europe/Berlin", 12, 13)),
-		cooldown(Cooldown{time.Minute, time.Minute, time.Minute}), budget(500), pauseAfter(4, 5),
+		cooldown(policy.Cooldown{Server: time.Minute, Zone: time.Minute, Failure: time.Minute}), budget(500), pauseAfter(4, 5),
 		func(q *Question) {
-			q.Policy.Fleet = Budget{Operations: 500, Window: time.Hour}
-			q.Policy.Override = []Override{
-				{matching("cluster", labels.MatchRegexp, "tr.*"), func(l *Limits) { l.PauseAfterFailures = 9 }},
-				{matching("cluster", labels.MatchRegexp, "pay.*"), func(l *Limits) { l.MaxConcurrent = 1 }},
+			q.Policy.Fleet = policy.Budget{Operations: 500, Window: time.Hour}
+			q.Policy.Override = []policy.Override{
+				{Matchers: matching("cluster", labels.MatchRegexp, "tr.*"), Apply: func(l *policy.Limits) { l.PauseAfterFailures = 9 }},
+				{Matchers: matching("cluster", labels.MatchRegexp, "pay.*"), Apply: func(l *policy.Limits) { l.MaxConcurrent = 1 }},
 			}
 		},
 	}) {

@@ -3,26 +3,25 @@ package guard
 import (
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/obwarden/obwarden/agent/ocp"
 	"github.com/obwarden/obwarden/events"
 )
 
-// work is something under way in the cluster that is not the operation's own: a slot,
-// a task of OCP or, where no such thing explains it, a status that is on its way. A
-// task on several servers is one work with several entries.
+// work is something under way in the cluster, other than the operation itself: a slot, a
+// task of OCP or, if neither explains it, a server or zone that is on its way to another
+// status. A task on several servers is one work with several entries.
 type work struct {
 	zone   string // empty: not known, or the whole cluster
 	server int64  // 0: the whole zone or cluster
-	whole  bool   // the whole cluster, or it does not say what: it may be anything
-	again  bool   // another entry of the work before it
+	whole  bool   // the whole cluster, or a task that does not say what it works on
+	again  bool   // a further entry of the same task
 	slot   *Slot
 	task   *ocp.Task
-	status string // neither slot nor task: what OCP shows
+	status string // that OCP shows, if there is neither slot nor task
 }
 
-// underWay is all work in the cluster, appended to found.
+// underWay appends all work in the cluster to found.
 func (v *view) underWay(found []work) []work {
 	for i := range v.Record.Active {
 		if slot := &v.Record.Active[i]; slot.OperationID != v.Operation.OperationID {
@@ -31,7 +30,7 @@ func (v *view) underWay(found []work) []work {
 	}
 	slots := len(found)
 	for i := range v.Facts.Tasks {
-		if t := &v.Facts.Tasks[i]; !v.owns(t) && v.matters(t) {
+		if t := &v.Facts.Tasks[i]; !v.owns(t) && v.concerns(t) {
 			found = v.appendTask(found, slots, t)
 		}
 	}
@@ -39,32 +38,33 @@ func (v *view) underWay(found []work) []work {
 		zone := &v.Facts.Zones[i]
 		for j := range zone.Servers {
 			s := &zone.Servers[j]
-			if s.ID != v.Operation.ServerID && moving(s.Status) && !explained(found, zone.Name, s.ID) {
+			if s.ID != v.Operation.ServerID && s.Moving() && !explained(found, zone.Name, s.ID) {
 				found = append(found, work{zone: zone.Name, server: s.ID, status: s.Status})
 			}
 		}
-		if moving(zone.Status) && !v.leftBehind(zone) && !slices.ContainsFunc(found, func(w work) bool { return w.whole || w.zone == zone.Name }) {
+		inZone := func(w work) bool { return w.whole || w.zone == zone.Name }
+		if zone.Moving() && !v.leftBehind(zone) && !slices.ContainsFunc(found, inZone) {
 			found = append(found, work{zone: zone.Name, status: zone.Status})
 		}
 	}
 	return found
 }
 
-// explained reports whether work that is known already is why the server is moving.
+// explained reports whether some work that was found explains why the server is moving.
 func explained(found []work, zone string, server int64) bool {
 	return slices.ContainsFunc(found, func(w work) bool {
 		return w.whole || w.server == server || w.server == 0 && w.zone == zone
 	})
 }
 
-// leftBehind reports whether a zone is on its way because of the server in question:
-// that is moving too, or its failed task is to be retried.
+// leftBehind reports whether a zone is on its way because of the server in question: the
+// server is moving too, or its failed task is to be retried.
 func (v *view) leftBehind(zone *ocp.Zone) bool {
-	return zone.Name == v.zone.Name && (v.Retry || moving(v.server.Status))
+	return zone.Name == v.zone.Name && (v.Retry || v.server.Moving())
 }
 
-// appendTask appends what a task works on, servers that have one of the first slots
-// aside: those are counted.
+// appendTask appends what a task works on, except for servers with a slot among the first
+// entries of found: their work is counted already.
 func (v *view) appendTask(found []work, slots int, t *ocp.Task) []work {
 	first := true
 	add := func(w work) {
@@ -102,17 +102,17 @@ func (v *view) appendTask(found []work, slots int, t *ocp.Task) []work {
 	return found
 }
 
-// stuck reports whether what a failed task worked on still shows it. Only as long
-// does a failed task count: nobody need ever touch it again. The status of a zone
-// shows nothing where one of its servers explains it, or the task that is to be
-// retried.
+// stuck reports whether the server or zone that a failed task worked on is still in
+// between. A failed task counts only for so long: people may never touch it again. The
+// status of a zone proves nothing if one of its servers explains it, or the task that is
+// to be retried.
 func (v *view) stuck(w work, t *ocp.Task) bool {
 	for i := range v.Facts.Zones {
 		zone := &v.Facts.Zones[i]
 		shown := false
 		for j := range zone.Servers {
 			s := &zone.Servers[j]
-			if !moving(s.Status) {
+			if !s.Moving() {
 				continue
 			}
 			shown = true
@@ -120,54 +120,27 @@ func (v *view) stuck(w work, t *ocp.Task) bool {
 				return true
 			}
 		}
-		if !shown && moving(zone.Status) && (zone.Name == w.zone || zone.Name == t.ZoneName) && !v.leftBehind(zone) {
+		if !shown && zone.Moving() && (zone.Name == w.zone || zone.Name == t.ZoneName) && !v.leftBehind(zone) {
 			return true
 		}
 	}
 	return false
 }
 
-func (v *view) zoneOf(server int64) string {
-	for i := range v.Facts.Zones {
-		for j := range v.Facts.Zones[i].Servers {
-			if v.Facts.Zones[i].Servers[j].ID == server {
-				return v.Facts.Zones[i].Name
-			}
-		}
-	}
-	return ""
-}
+func (v *view) zoneOf(server int64) string { return v.Facts.Zones.ZoneOf(server) }
 
 // owns reports whether a task is the operation's own.
 func (v *view) owns(t *ocp.Task) bool { return v.Operation.Task != nil && v.Operation.Task.ID == t.ID }
 
-// matters reports whether a task may be work on servers, zones or the cluster. OCP
-// has no type for that but a task's name, in English as published. What says that it
-// is about something else is left alone, or a backup that takes a week would stop
-// everything; what does not say counts if it names a server, its host or a zone of
-// the cluster.
-func (v *view) matters(t *ocp.Task) bool {
-	id := v.Operation.ClusterID
-	foreign := (t.ClusterID != 0 || t.ContextClusterID != 0) && t.ClusterID != id && t.ContextClusterID != id
-	if t.Status == ocp.StatusSuccessful || foreign {
-		return false
-	}
-	says := func(words ...string) bool {
-		return slices.ContainsFunc(words, func(w string) bool { return containsFold(t.Name, w) || containsFold(t.Type, w) })
-	}
+// concerns reports whether a task may be work on servers, zones or the cluster. If neither
+// its name nor its type tells, it is if it names a server, its host or a zone of the cluster.
+func (v *view) concerns(t *ocp.Task) bool {
+	subject := t.Subject()
 	switch {
-	case says("proxy"): // OBProxy's servers are no servers of the cluster
+	case t.Status == ocp.StatusSuccessful || subject.InCluster(v.Operation.ClusterID) == ocp.No:
 		return false
-	case says("stop", "start", "upgrade", "scal", "switchover", "switch over", "failover", "fail over",
-		"add", "create", "delete", "remove", "replace", "migrat", "roll") && says("server", "zone"): // observer is one too
-		return true
-	case says("tenant", "backup", "restore", "archiv", "inspect", "agent", "log", "report", "monitor", "alarm", "collect", "diagnos",
-		"compaction", "merge", "statistic", "parameter", "password", "user", "account", "database", "whitelist", "software", "package"):
-		return false
-	case says("stop", "start", "upgrade", "scal", "switchover", "switch over", "failover", "fail over"):
-		return true
-	case says("cluster") && says("create", "delete", "remove", "replace", "migrat", "roll", "take over", "takeover"):
-		return true
+	case subject.Structural != ocp.Unknown:
+		return subject.Structural == ocp.Yes
 	}
 	return len(t.ServerIDs) > 0 || t.ZoneName != "" || v.onHost(t.HostID)
 }
@@ -176,17 +149,6 @@ func (v *view) onHost(id int64) bool {
 	return id != 0 && slices.ContainsFunc(v.Facts.Zones, func(z ocp.Zone) bool {
 		return slices.ContainsFunc(z.Servers, func(s ocp.Server) bool { return s.HostID == id })
 	})
-}
-
-// containsFold reports whether s has word, which is lower case, in it, whatever the
-// case of ASCII letters in s.
-func containsFold(s, word string) bool {
-	for i := 0; i+len(word) <= len(s); i++ {
-		if s[i]|0x20 == word[0] && strings.EqualFold(s[i:i+len(word)], word) {
-			return true
-		}
-	}
-	return false
 }
 
 func (w work) String() string {
@@ -209,11 +171,13 @@ func (w work) String() string {
 		who = " of " + w.task.Creator
 	}
 	if w.task.Status == ocp.StatusFailed {
-		return fmt.Sprintf("OCP's task %d (%s)%s on %s has failed and left it halfway: retry or roll it back in OCP", w.task.ID, w.task.Name, who, what)
+		return fmt.Sprintf("OCP's task %d (%s)%s on %s has failed and left it halfway: retry or roll it back in OCP",
+			w.task.ID, w.task.Name, who, what)
 	}
 	return fmt.Sprintf("OCP's task %d (%s)%s on %s", w.task.ID, w.task.Name, who, what)
 }
 
+// serverHasNoSlot lets one operation at a time have a server.
 func serverHasNoSlot(v *view) Decision {
 	for _, w := range v.work {
 		if w.slot != nil && w.server == v.Operation.ServerID {
@@ -223,23 +187,25 @@ func serverHasNoSlot(v *view) Decision {
 	return v.allow(func() string { return fmt.Sprintf("no other operation has server %d", v.Operation.ServerID) })
 }
 
-// serverIsStill: a server that is being created or deleted is for stateFits to judge,
-// and one that a failed task left halfway is what a retry is for.
+// serverIsStill holds up operations on a server that something else works on. A server
+// that is being created or deleted is left to stateFits, and a server that a failed task
+// left halfway is what a retry is for.
 func serverIsStill(v *view) Decision {
 	for _, w := range v.work {
 		if w.slot == nil && (w.server == v.server.ID || w.server == 0 && w.zone == v.zone.Name && !w.whole) {
 			return v.wait(events.CodeServerBusy, lookAgainAfter, "server %d waits: %s", v.server.ID, w)
 		}
 	}
-	if status := v.server.Status; !v.Retry && moving(status) && status != "CREATING" && status != "DELETING" {
-		return v.wait(events.CodeServerBusy, lookAgainAfter, "server %d is %s in OCP; it waits until that is over", v.server.ID, status)
+	if !v.Retry && v.server.Moving() && v.server.Exists() {
+		return v.wait(events.CodeServerBusy, lookAgainAfter, "server %d is %s in OCP; it waits until that is over",
+			v.server.ID, v.server.Status)
 	}
 	return v.allow(func() string {
 		return fmt.Sprintf("nothing is under way on server %d in OCP%s", v.server.ID, v.hidden())
 	})
 }
 
-// hidden is what has to be said where OCP shows no tasks.
+// hidden is what a consent adds if OCP shows no tasks.
 func (v *view) hidden() string {
 	if v.Facts.TasksHidden {
 		return ", as far as statuses show: it hides its tasks"
@@ -248,14 +214,13 @@ func (v *view) hidden() string {
 }
 
 // InBetween reports whether a zone or server is on its way from one status to another.
-func InBetween(zones []ocp.Zone) bool {
-	return slices.ContainsFunc(zones, func(z ocp.Zone) bool {
-		return moving(z.Status) || slices.ContainsFunc(z.Servers, func(s ocp.Server) bool { return moving(s.Status) })
-	})
+func InBetween(zones []ocp.Zone) bool { // used by package agent until it uses ocp.Topology
+	return ocp.Topology(zones).InBetween()
 }
 
 func (v *view) maxConcurrent() int { return max(1, v.limits.MaxConcurrent) }
 
+// slotIsFree lets only so many operations of ours have slots in a cluster.
 func slotIsFree(v *view) Decision {
 	taken := v.count(func(w work) bool { return w.slot != nil })
 	if taken >= v.maxConcurrent() {
@@ -264,6 +229,7 @@ func slotIsFree(v *view) Decision {
 	return v.allow(func() string { return fmt.Sprintf("%d of %s taken", taken, count(v.maxConcurrent(), "slot")) })
 }
 
+// clusterIsStill counts work of others in OCP like operations of ours.
 func clusterIsStill(v *view) Decision {
 	for _, w := range v.work {
 		if w.whole {
@@ -294,9 +260,9 @@ func (v *view) clusterBusy(taken int) Decision {
 		v.Operation.ClusterID, taken, count(v.maxConcurrent(), "operation"), v.work[0])
 }
 
-// itsTurn: first come, first served. Who waits for a server that is busy could not
-// take a slot, and lets others pass; who waits for the zone in use to become quiet
-// lets nobody into it any more.
+// itsTurn serves the queue in order. A ticket whose server is busy could not take a slot,
+// and lets others pass. A ticket that waits for the zone in use to become quiet keeps
+// further operations out of that zone.
 func itsTurn(v *view) Decision {
 	free := v.maxConcurrent() - v.count(func(work) bool { return true })
 	ahead := 0
@@ -314,11 +280,13 @@ func itsTurn(v *view) Decision {
 		ahead++
 	}
 	if ahead >= free {
-		return v.wait(events.CodeClusterBusy, lookAgainAfter, "%d came first and %s free in cluster %d; next is operation %s of server %d",
+		return v.wait(events.CodeClusterBusy, lookAgainAfter,
+			"%d came first and %s free in cluster %d; next is operation %s of server %d",
 			ahead, count(free, "slot"), v.Operation.ClusterID, next.OperationID, next.ServerID)
 	}
 	if elsewhere.OperationID != "" {
-		return v.wait(events.CodeClusterBusy, lookAgainAfter, "operation %s of server %d came first and is about another zone, %s; it goes when %s is quiet",
+		return v.wait(events.CodeClusterBusy, lookAgainAfter,
+			"operation %s of server %d came first and is about another zone, %s; it goes when %s is quiet",
 			elsewhere.OperationID, elsewhere.ServerID, v.zoneOf(elsewhere.ServerID), v.zone.Name)
 	}
 	return v.allow(func() string { return fmt.Sprintf("%d came first, %s free", ahead, count(free, "slot")) })
@@ -329,23 +297,25 @@ func (v *view) busy(server int64) bool {
 	if explained(v.work, v.zoneOf(server), server) {
 		return true
 	}
-	return server == v.Operation.ServerID && moving(v.server.Status)
+	return server == v.Operation.ServerID && v.server.Moving()
 }
 
-// noOtherZoneActive: the database does not let servers of two zones be stopped at
-// once, and what is under way elsewhere may be a stop.
+// noOtherZoneActive keeps operations in one zone at a time: the database does not let
+// servers of two zones be stopped at once, and work in another zone may be a stop.
 func noOtherZoneActive(v *view) Decision {
 	if d, exempt := v.oneZone(); exempt {
 		return d
 	}
 	for _, w := range v.work {
 		if w.zone != v.zone.Name {
-			return v.wait(events.CodeOtherZoneActive, lookAgainAfter, "servers of one zone at a time: %s waits for %s, %s", v.zone.Name, or(w.zone, "another zone"), w)
+			return v.wait(events.CodeOtherZoneActive, lookAgainAfter, "servers of one zone at a time: %s waits for %s, %s",
+				v.zone.Name, or(w.zone, "another zone"), w)
 		}
 	}
 	return v.allow(func() string { return "nothing is under way in another zone" })
 }
 
+// noOtherZoneStopped does the same for servers that are stopped already.
 func noOtherZoneStopped(v *view) Decision {
 	if d, exempt := v.oneZone(); exempt {
 		return d
@@ -356,8 +326,9 @@ func noOtherZoneStopped(v *view) Decision {
 			continue
 		}
 		for j := range zone.Servers {
-			if s := &zone.Servers[j]; stopped(s.Status) {
-				return v.wait(events.CodeOtherZoneActive, askPeopleAfter, "servers of one zone at a time: server %d of %s is %s; start it first (obwarden start %d %d)",
+			if s := &zone.Servers[j]; s.Stopped() {
+				return v.wait(events.CodeOtherZoneActive, askPeopleAfter,
+					"servers of one zone at a time: server %d of %s is %s; start it first (obwarden start %d %d)",
 					s.ID, zone.Name, s.Status, v.Operation.ClusterID, s.ID)
 			}
 		}
@@ -365,7 +336,7 @@ func noOtherZoneStopped(v *view) Decision {
 	return v.allow(func() string { return "no server of another zone is stopped" })
 }
 
-// oneZone is the consent of both rules about other zones where they do not apply.
+// oneZone returns the consent of the rules about other zones if they do not apply.
 func (v *view) oneZone() (d Decision, exempt bool) {
 	switch {
 	case !v.takesDown():

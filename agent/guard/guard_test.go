@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/alertmanager/timeinterval"
 
 	"github.com/obwarden/obwarden/agent/ocp"
+	"github.com/obwarden/obwarden/agent/policy"
 	"github.com/obwarden/obwarden/events"
 )
 
@@ -23,7 +24,7 @@ func ago(d time.Duration) time.Time { return now.Add(-d) }
 // service.
 func question() *Question {
 	return &Question{
-		Policy: &Policy{Limits: Limits{MaxConcurrent: 1, KeepZones: Majority, OneZoneAtATime: true, KeepRootServer: true}},
+		Policy: &policy.Policy{Limits: policy.Limits{MaxConcurrent: 1, KeepZones: policy.Majority, OneZoneAtATime: true, KeepRootServer: true}},
 		Facts:  Facts{ClusterID: 1, ClusterName: "trade", Zones: zones(3, 2)},
 		Operation: events.Operation{
 			OperationID: "me", Kind: events.Stop, ClusterID: 1, ServerID: 2, Source: "nats", RequestSequence: 10,
@@ -76,13 +77,15 @@ func zoneStatus(zone int, status string) func(*Question) {
 	return func(q *Question) { q.Facts.Zones[zone-1].Status = status }
 }
 
-func ofKind(k events.Kind) func(*Question)      { return func(q *Question) { q.Operation.Kind = k } }
-func target(id int64) func(*Question)           { return func(q *Question) { q.Operation.ServerID = id } }
-func limit(set func(*Limits)) func(q *Question) { return func(q *Question) { set(&q.Policy.Limits) } }
-func concurrent(n int) func(*Question)          { return limit(func(l *Limits) { l.MaxConcurrent = n }) }
-func keep(n int) func(*Question)                { return limit(func(l *Limits) { l.KeepZones = n }) }
-func manyZones() func(*Question)                { return limit(func(l *Limits) { l.OneZoneAtATime = false }) }
-func retry(q *Question)                         { q.Retry = true; q.Operation.Task = &events.Task{ID: 77} }
+func ofKind(k events.Kind) func(*Question) { return func(q *Question) { q.Operation.Kind = k } }
+func target(id int64) func(*Question)      { return func(q *Question) { q.Operation.ServerID = id } }
+func limit(set func(*policy.Limits)) func(q *Question) {
+	return func(q *Question) { set(&q.Policy.Limits) }
+}
+func concurrent(n int) func(*Question) { return limit(func(l *policy.Limits) { l.MaxConcurrent = n }) }
+func keep(n int) func(*Question)       { return limit(func(l *policy.Limits) { l.KeepZones = n }) }
+func manyZones() func(*Question)       { return limit(func(l *policy.Limits) { l.OneZoneAtATime = false }) }
+func retry(q *Question)                { q.Retry = true; q.Operation.Task = &events.Task{ID: 77} }
 
 func slot(id string, k events.Kind, serverID int64, zone string) func(*Question) {
 	return func(q *Question) {
@@ -122,13 +125,13 @@ func matching(name string, kind labels.MatchType, value string) labels.Matchers 
 
 func deny(name, value string) func(*Question) {
 	return func(q *Question) {
-		q.Policy.Deny = append(q.Policy.Deny, Denial{Matchers: matching(name, labels.MatchEqual, value), Reason: "as the board says"})
+		q.Policy.Deny = append(q.Policy.Deny, policy.Denial{Matchers: matching(name, labels.MatchEqual, value), Reason: "as the board says"})
 	}
 }
 
 func needsApproval(approvers ...string) func(*Question) {
 	return func(q *Question) {
-		q.Policy.Approvals = append(q.Policy.Approvals, ApprovalRule{
+		q.Policy.Approvals = append(q.Policy.Approvals, policy.ApprovalRule{
 			Matchers: matching("kind", labels.MatchRegexp, "stop|restart"), Approvers: approvers, Expires: 30 * time.Minute,
 		})
 	}
@@ -143,7 +146,7 @@ func approvedBy(by string, at time.Time) func(*Question) {
 func force(q *Question) { q.Operation.Request.Force = true }
 
 // hours is a window of whole hours of the day.
-func hours(name, location string, from, to int, days ...int) Window {
+func hours(name, location string, from, to int, days ...int) policy.Window {
 	i := timeinterval.TimeInterval{Times: []timeinterval.TimeRange{{StartMinute: from * 60, EndMinute: to * 60}}}
 	if location != "" {
 		l, err := time.LoadLocation(location)
@@ -155,13 +158,19 @@ func hours(name, location string, from, to int, days ...int) Window {
 	for _, d := range days {
 		i.Weekdays = append(i.Weekdays, timeinterval.WeekdayRange{InclusiveRange: timeinterval.InclusiveRange{Begin: d, End: d}})
 	}
-	return Window{Name: name, Intervals: []timeinterval.TimeInterval{i}}
+	return policy.Window{Name: name, Intervals: []timeinterval.TimeInterval{i}}
 }
 
-func opens(w Window) func(*Question)  { return limit(func(l *Limits) { l.Allow = append(l.Allow, w) }) }
-func blocks(w Window) func(*Question) { return limit(func(l *Limits) { l.Block = append(l.Block, w) }) }
+func opens(w policy.Window) func(*Question) {
+	return limit(func(l *policy.Limits) { l.Allow = append(l.Allow, w) })
+}
+func blocks(w policy.Window) func(*Question) {
+	return limit(func(l *policy.Limits) { l.Block = append(l.Block, w) })
+}
 
-func cooldown(c Cooldown) func(*Question) { return limit(func(l *Limits) { l.Cooldown = c }) }
+func cooldown(c policy.Cooldown) func(*Question) {
+	return limit(func(l *policy.Limits) { l.Cooldown = c })
+}
 
 func pauseAfter(limit int, under uint64) func(*Question) {
 	return func(q *Question) {
@@ -177,7 +186,7 @@ func supersede(q *Question) {
 }
 
 func budget(operations int) func(*Question) {
-	return limit(func(l *Limits) { l.Budget = Budget{Operations: operations, Window: 4 * time.Hour} })
+	return limit(func(l *policy.Limits) { l.Budget = policy.Budget{Operations: operations, Window: 4 * time.Hour} })
 }
 
 type decisionCase struct {
@@ -239,7 +248,7 @@ func decisionCases() []decisionCase {
 		{name: "failures do not hold up a retry", set: sets{retry, pauseAfter(3, 5)}, verdict: allow},
 
 		{name: "a newer request for the server", set: sets{supersede}, verdict: Supersede, rule: "newest", code: events.CodeSuperseded, says: "newer"},
-		{name: "a newer request where the policy lets both wait", set: sets{supersede, limit(func(l *Limits) { l.Supersede = false })}, verdict: allow},
+		{name: "a newer request where the policy lets both wait", set: sets{supersede, limit(func(l *policy.Limits) { l.Supersede = false })}, verdict: allow},
 		{name: "a newer request for another server", set: sets{supersede, target(1)}, verdict: allow},
 
 		{name: "another operation on the server", set: sets{concurrent(2), slot("other", events.Restart, 2, "zone1")}, verdict: Wait, rule: "server_slot", code: events.CodeServerBusy, says: "restart of server 2 (operation other)", until: now.Add(5 * time.Second)},
@@ -359,7 +368,7 @@ func decisionCases() []decisionCase {
 		{name: "the last root service", set: sets{target(1), func(q *Question) { server(q, 3).WithRootServer, server(q, 5).WithRootServer = false, false }}, verdict: Reject, rule: "root_server", code: events.CodeLastRootServer, says: "keep_root_server: false"},
 		{name: "the last root service that runs", set: sets{target(1), keep(0), serverStatus(3, "UNAVAILABLE"), serverStatus(5, "UNAVAILABLE")}, verdict: Reject, rule: "root_server", code: events.CodeLastRootServer},
 		{name: "the last root service but for one in work", set: sets{target(1), keep(0), manyZones(), concurrent(2), func(q *Question) { server(q, 5).WithRootServer = false }, slot("o", events.Stop, 3, "zone2")}, verdict: Wait, rule: "root_server", code: events.CodeLastRootServer, says: "server 3"},
-		{name: "the last root service, where the policy does not mind", set: sets{target(1), func(q *Question) { server(q, 3).WithRootServer, server(q, 5).WithRootServer = false, false }, limit(func(l *Limits) { l.KeepRootServer = false })}, verdict: allow},
+		{name: "the last root service, where the policy does not mind", set: sets{target(1), func(q *Question) { server(q, 3).WithRootServer, server(q, 5).WithRootServer = false, false }, limit(func(l *policy.Limits) { l.KeepRootServer = false })}, verdict: allow},
 		{name: "one root service of three", set: sets{target(1)}, verdict: allow},
 		{name: "nobody shows a root service", set: sets{func(q *Question) {
 			for _, id := range []int64{1, 3, 5} {
@@ -367,9 +376,9 @@ func decisionCases() []decisionCase {
 			}
 		}}, verdict: allow},
 
-		{name: "force without an approval", set: sets{force}, verdict: Wait, rule: "approval", code: events.CodeNeedsApproval, says: "anybody but who asked may give it with obwarden approve me"},
+		{name: "force without an approval", set: sets{force}, verdict: Wait, rule: "approval", code: events.CodeNeedsApproval, says: "anybody but the requester may give it with obwarden approve me"},
 		{name: "force with an approval", set: sets{force, approvedBy("bob", ago(59*time.Minute))}, verdict: allow},
-		{name: "force with an approval of an hour ago", set: sets{force, approvedBy("bob", ago(time.Hour))}, verdict: Wait, rule: "approval", code: events.CodeNeedsApproval, says: "that of bob expired"},
+		{name: "force with an approval of an hour ago", set: sets{force, approvedBy("bob", ago(time.Hour))}, verdict: Wait, rule: "approval", code: events.CodeNeedsApproval, says: "the one by bob expired"},
 		{name: "a rule that does not say for how long approvals count", set: sets{needsApproval(), approvedBy("bob", ago(59*time.Minute)), func(q *Question) { q.Policy.Approvals[0].Expires = 0 }}, verdict: allow},
 		{name: "force approved by who asked", set: sets{force, approvedBy("ann", ago(0))}, verdict: Wait, rule: "approval", code: events.CodeNeedsApproval},
 		{name: "the policy asks for an approval", set: sets{needsApproval("bob", "carl")}, verdict: Wait, rule: "approval", code: events.CodeNeedsApproval, says: "bob, carl"},
@@ -389,31 +398,31 @@ func decisionCases() []decisionCase {
 		{name: "inside one of two windows", set: sets{opens(hours("day", "", 8, 9)), opens(hours("night", "", 22, 23))}, verdict: allow},
 		{name: "inside a window that blocks", set: sets{opens(hours("always", "", 0, 24)), blocks(hours("sale", "", 21, 23))}, verdict: Wait, rule: "window", code: events.CodeOutsideWindow, says: "inside of sale, which blocks; the next window opens at 2026-11-24 23:00:00Z"},
 		{name: "a window on Saturdays", set: sets{opens(hours("weekend", "", 2, 4, 6))}, verdict: Wait, rule: "window", code: events.CodeOutsideWindow, says: "2026-11-28 02:00:00Z"},
-		{name: "a window that is over for good", set: sets{opens(Window{Name: "past", Intervals: []timeinterval.TimeInterval{{Years: []timeinterval.YearRange{{InclusiveRange: timeinterval.InclusiveRange{Begin: 2020, End: 2021}}}}}})},
+		{name: "a window that is over for good", set: sets{opens(policy.Window{Name: "past", Intervals: []timeinterval.TimeInterval{{Years: []timeinterval.YearRange{{InclusiveRange: timeinterval.InclusiveRange{Begin: 2020, End: 2021}}}}}})},
 			verdict: Wait, rule: "window", code: events.CodeOutsideWindow, says: "within a year", until: now.Add(time.Hour)},
 		{name: "a start outside of windows", set: sets{ofKind(events.Start), serverStatus(2, "STOPPED"), opens(hours("noon", "", 12, 13))}, verdict: allow},
 		{name: "a retry outside of windows", set: sets{retry, opens(hours("noon", "", 12, 13))}, verdict: allow},
 
-		{name: "cooldown of the server", set: sets{cooldown(Cooldown{Server: 10 * time.Minute}), ended("old", events.Stop, 2, "zone1", ago(4*time.Minute), true)}, verdict: Wait, rule: "cooldown", code: events.CodeCooldown, says: "10m0s after an operation of the kind on the same server", until: now.Add(6 * time.Minute)},
-		{name: "cooldown of the server is over", set: sets{cooldown(Cooldown{Server: 10 * time.Minute}), ended("old", events.Stop, 2, "zone1", ago(10*time.Minute), true)}, verdict: allow},
-		{name: "no cooldown of another kind of operation", set: sets{cooldown(Cooldown{Server: 10 * time.Minute}), ended("old", events.Restart, 2, "zone1", ago(4*time.Minute), true)}, verdict: allow},
-		{name: "cooldown of another server", set: sets{cooldown(Cooldown{Server: 10 * time.Minute}), ended("old", events.Restart, 1, "zone1", ago(4*time.Minute), true)}, verdict: allow},
-		{name: "cooldown of the zone", set: sets{cooldown(Cooldown{Zone: 10 * time.Minute}), ended("old", events.Restart, 1, "zone1", ago(4*time.Minute), true)}, verdict: Wait, rule: "cooldown", code: events.CodeCooldown, says: "in the same zone"},
-		{name: "cooldown of another zone", set: sets{cooldown(Cooldown{Zone: 10 * time.Minute}), ended("old", events.Restart, 3, "zone2", ago(4*time.Minute), true)}, verdict: allow},
-		{name: "cooldown after a failure", set: sets{cooldown(Cooldown{Failure: 10 * time.Minute}), ended("old", events.Restart, 3, "zone2", ago(4*time.Minute), false)}, verdict: Wait, rule: "cooldown", code: events.CodeCooldown, says: "that failed in the cluster"},
-		{name: "no cooldown of failures after a success", set: sets{cooldown(Cooldown{Failure: 10 * time.Minute}), ended("old", events.Restart, 3, "zone2", ago(4*time.Minute), true)}, verdict: allow},
-		{name: "cooldown of hours is looked at again within one", set: sets{cooldown(Cooldown{Server: 10 * time.Hour}), ended("old", events.Stop, 2, "zone1", ago(4*time.Minute), true)}, verdict: Wait, rule: "cooldown", code: events.CodeCooldown, until: now.Add(time.Hour)},
-		{name: "a start that undoes a stop", set: sets{ofKind(events.Start), serverStatus(2, "STOPPED"), cooldown(Cooldown{time.Hour, time.Hour, time.Hour}),
+		{name: "cooldown of the server", set: sets{cooldown(policy.Cooldown{Server: 10 * time.Minute}), ended("old", events.Stop, 2, "zone1", ago(4*time.Minute), true)}, verdict: Wait, rule: "cooldown", code: events.CodeCooldown, says: "10m0s after an operation of the same kind on the same server", until: now.Add(6 * time.Minute)},
+		{name: "cooldown of the server is over", set: sets{cooldown(policy.Cooldown{Server: 10 * time.Minute}), ended("old", events.Stop, 2, "zone1", ago(10*time.Minute), true)}, verdict: allow},
+		{name: "no cooldown of another kind of operation", set: sets{cooldown(policy.Cooldown{Server: 10 * time.Minute}), ended("old", events.Restart, 2, "zone1", ago(4*time.Minute), true)}, verdict: allow},
+		{name: "cooldown of another server", set: sets{cooldown(policy.Cooldown{Server: 10 * time.Minute}), ended("old", events.Restart, 1, "zone1", ago(4*time.Minute), true)}, verdict: allow},
+		{name: "cooldown of the zone", set: sets{cooldown(policy.Cooldown{Zone: 10 * time.Minute}), ended("old", events.Restart, 1, "zone1", ago(4*time.Minute), true)}, verdict: Wait, rule: "cooldown", code: events.CodeCooldown, says: "in the same zone"},
+		{name: "cooldown of another zone", set: sets{cooldown(policy.Cooldown{Zone: 10 * time.Minute}), ended("old", events.Restart, 3, "zone2", ago(4*time.Minute), true)}, verdict: allow},
+		{name: "cooldown after a failure", set: sets{cooldown(policy.Cooldown{Failure: 10 * time.Minute}), ended("old", events.Restart, 3, "zone2", ago(4*time.Minute), false)}, verdict: Wait, rule: "cooldown", code: events.CodeCooldown, says: "that failed in the cluster"},
+		{name: "no cooldown of failures after a success", set: sets{cooldown(policy.Cooldown{Failure: 10 * time.Minute}), ended("old", events.Restart, 3, "zone2", ago(4*time.Minute), true)}, verdict: allow},
+		{name: "cooldown of hours is looked at again within one", set: sets{cooldown(policy.Cooldown{Server: 10 * time.Hour}), ended("old", events.Stop, 2, "zone1", ago(4*time.Minute), true)}, verdict: Wait, rule: "cooldown", code: events.CodeCooldown, until: now.Add(time.Hour)},
+		{name: "a start that undoes a stop", set: sets{ofKind(events.Start), serverStatus(2, "STOPPED"), cooldown(policy.Cooldown{Server: time.Hour, Zone: time.Hour, Failure: time.Hour}),
 			ended("stop", events.Stop, 2, "zone1", ago(time.Minute), false)}, verdict: allow},
-		{name: "a start that undoes a stop after another's failure", set: sets{ofKind(events.Start), serverStatus(2, "STOPPED"), cooldown(Cooldown{time.Hour, time.Hour, time.Hour}),
+		{name: "a start that undoes a stop after another's failure", set: sets{ofKind(events.Start), serverStatus(2, "STOPPED"), cooldown(policy.Cooldown{Server: time.Hour, Zone: time.Hour, Failure: time.Hour}),
 			ended("stop", events.Stop, 2, "zone1", ago(time.Minute), true), ended("other", events.Stop, 1, "zone1", ago(time.Minute), false)}, verdict: Wait, rule: "cooldown", code: events.CodeCooldown, says: "failed"},
-		{name: "a start that undoes nothing", set: sets{ofKind(events.Start), serverStatus(2, "UNAVAILABLE"), cooldown(Cooldown{Server: time.Hour}),
+		{name: "a start that undoes nothing", set: sets{ofKind(events.Start), serverStatus(2, "UNAVAILABLE"), cooldown(policy.Cooldown{Server: time.Hour}),
 			ended("stop", events.Stop, 2, "zone1", ago(2*time.Minute), true), ended("start", events.Start, 2, "zone1", ago(time.Minute), true)}, verdict: Wait, rule: "cooldown", code: events.CodeCooldown},
-		{name: "its own end before it was decided on anew", set: sets{cooldown(Cooldown{time.Hour, time.Hour, time.Hour}), ended("me", events.Stop, 2, "zone1", ago(time.Minute), false)}, verdict: allow},
-		{name: "a retry while a cooldown runs", set: sets{retry, cooldown(Cooldown{time.Hour, time.Hour, time.Hour}), ended("me", events.Stop, 2, "zone1", ago(time.Minute), false)}, verdict: allow},
+		{name: "its own end before it was decided on anew", set: sets{cooldown(policy.Cooldown{Server: time.Hour, Zone: time.Hour, Failure: time.Hour}), ended("me", events.Stop, 2, "zone1", ago(time.Minute), false)}, verdict: allow},
+		{name: "a retry while a cooldown runs", set: sets{retry, cooldown(policy.Cooldown{Server: time.Hour, Zone: time.Hour, Failure: time.Hour}), ended("me", events.Stop, 2, "zone1", ago(time.Minute), false)}, verdict: allow},
 
 		{name: "the budget is used up", set: sets{budget(2), ended("a", events.Stop, 1, "zone1", ago(3*time.Hour), true), ended("b", events.Restart, 3, "zone2", ago(2*time.Hour), true)},
-			verdict: Wait, rule: "budget", code: events.CodeBudget, says: "2 operations of cluster 1 that take a server down began within 4h0m0s, at most 2 may; the next may at 2026-11-24 22:59:00Z", until: now.Add(59 * time.Minute)},
+			verdict: Wait, rule: "budget", code: events.CodeBudget, says: "2 operations of cluster 1 that take a server down began within 4h0m0s, and the limit is 2; the next may begin at 2026-11-24 22:59:00Z", until: now.Add(59 * time.Minute)},
 		{name: "the budget is more than used up", set: sets{budget(1), ended("a", events.Stop, 1, "zone1", ago(3*time.Hour), true), ended("b", events.Restart, 3, "zone2", ago(2*time.Hour), true)},
 			verdict: Wait, rule: "budget", code: events.CodeBudget, says: "2026-11-24 23:59:00Z"},
 		{name: "what is under way counts", set: sets{concurrent(2), budget(1), slot("o", events.Stop, 1, "zone1")}, verdict: Wait, rule: "budget", code: events.CodeBudget},
@@ -423,20 +432,20 @@ func decisionCases() []decisionCase {
 		{name: "what began before the budget's window", set: sets{budget(1), ended("a", events.Stop, 1, "zone1", ago(4*time.Hour-time.Minute), true)}, verdict: allow},
 		{name: "a start when the budget is used up", set: sets{ofKind(events.Start), serverStatus(2, "STOPPED"), budget(1), ended("a", events.Stop, 1, "zone1", ago(time.Hour), true)}, verdict: allow},
 		{name: "the budget of all clusters is used up", set: sets{func(q *Question) {
-			q.Policy.Fleet = Budget{Operations: 1, Window: 10 * time.Minute}
+			q.Policy.Fleet = policy.Budget{Operations: 1, Window: 10 * time.Minute}
 			q.Fleet.Take("elsewhere", ago(time.Minute))
 			q.Fleet.Take("me", now)
 		}}, verdict: Wait, rule: "budget", code: events.CodeBudget, says: "all clusters", until: now.Add(9 * time.Minute)},
 		{name: "the budget of all clusters is free again", set: sets{func(q *Question) {
-			q.Policy.Fleet = Budget{Operations: 1, Window: 10 * time.Minute}
+			q.Policy.Fleet = policy.Budget{Operations: 1, Window: 10 * time.Minute}
 			q.Fleet.Take("elsewhere", ago(10*time.Minute))
 		}}, verdict: allow},
 
 		{name: "an override in the place of the limits", set: sets{slot("o", events.Stop, 1, "zone1"), func(q *Question) {
-			q.Policy.Override = []Override{{matching("cluster", labels.MatchRegexp, "tr.*"), func(l *Limits) { l.MaxConcurrent = 2 }}}
+			q.Policy.Override = []policy.Override{{Matchers: matching("cluster", labels.MatchRegexp, "tr.*"), Apply: func(l *policy.Limits) { l.MaxConcurrent = 2 }}}
 		}}, verdict: allow},
 		{name: "an override of other clusters", set: sets{slot("o", events.Stop, 1, "zone1"), func(q *Question) {
-			q.Policy.Override = []Override{{matching("cluster", labels.MatchNotRegexp, "tr.*"), func(l *Limits) { l.MaxConcurrent = 2 }}}
+			q.Policy.Override = []policy.Override{{Matchers: matching("cluster", labels.MatchNotRegexp, "tr.*"), Apply: func(l *policy.Limits) { l.MaxConcurrent = 2 }}}
 		}}, verdict: Wait, rule: "cluster_slots", code: events.CodeClusterBusy},
 	}
 }
@@ -469,7 +478,7 @@ func (c decisionCase) wrong(d Decision) string {
 	return ""
 }
 
-func TestDecide(t *testing.T) {
+func TestDecideAnswersEachCaseOfTheTable(t *testing.T) {
 	t.Parallel()
 	for _, c := range decisionCases() {
 		t.Run(c.name, func(t *testing.T) {
@@ -557,7 +566,7 @@ func TestWhoWaitsForASlotHasAPlaceInTheQueue(t *testing.T) {
 	}
 }
 
-func TestMayApprove(t *testing.T) {
+func TestOnlyListedPeopleMayApproveAndNeverTheRequester(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		name, by, says string
@@ -581,45 +590,5 @@ func TestMayApprove(t *testing.T) {
 				t.Errorf("got %q, want %q", got, c.says)
 			}
 		})
-	}
-}
-
-func TestLongestCoversWhatAnyOverrideLooksBackOn(t *testing.T) {
-	t.Parallel()
-	p := &Policy{Limits: Limits{Cooldown: Cooldown{Server: time.Minute, Zone: 2 * time.Minute, Failure: 3 * time.Minute}}}
-	if got := p.Longest(); got != 3*time.Minute {
-		t.Errorf("got %s, want 3m", got)
-	}
-	p.Override = []Override{{Apply: func(l *Limits) { l.Budget.Window = time.Hour }}, {Apply: func(l *Limits) { l.Cooldown.Failure = 0 }}}
-	if got := p.Longest(); got != time.Hour {
-		t.Errorf("got %s, want 1h", got)
-	}
-	if p.Limits.Budget.Window != 0 {
-		t.Error("the policy was changed")
-	}
-}
-
-// Minute by minute is what the search for the next window must not do, and what it must agree with.
-func TestTheNextWindowIsTheFirstMinuteInside(t *testing.T) {
-	t.Parallel()
-	for _, l := range []Limits{
-		{Allow: []Window{hours("a", "", 3, 4)}},
-		{Allow: []Window{hours("a", "America/New_York", 3, 4, 0, 6)}},
-		{Allow: []Window{hours("a", "Asia/Kolkata", 22, 24), hours("b", "Australia/Adelaide", 1, 2, 3)}},
-		{Allow: []Window{hours("a", "", 0, 24, 1)}, Block: []Window{hours("b", "Europe/Berlin", 0, 9)}},
-		{Block: []Window{hours("a", "", 0, 24, 2, 3, 4)}},
-	} {
-		for at := now; at.Before(now.Add(7 * 24 * time.Hour)); at = at.Add(97 * time.Minute) {
-			if l.inside(at) {
-				continue
-			}
-			want := at.Truncate(time.Minute)
-			for !l.inside(want) {
-				want = want.Add(time.Minute)
-			}
-			if got := l.nextInside(at); !got.Equal(want) {
-				t.Fatalf("%v: after %s comes %s, want %s", l.Allow, at, got, want)
-			}
-		}
 	}
 }

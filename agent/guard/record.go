@@ -9,25 +9,29 @@ import (
 	"github.com/obwarden/obwarden/events"
 )
 
-// What a record holds at most: all agents read and write it as one value.
+// Upper limits of a record: all agents read and write it as one value.
 const (
 	MaxQueue  = 64
 	MaxRecent = 512
 )
 
-// maxTaken is what a Fleet holds at most.
+// maxTaken is the upper limit of a Fleet.
 const maxTaken = 4096
 
-// Record is what the agents have agreed on about one cluster: one value in a
-// key-value bucket that all of them share, written by compare-and-set. Its
-// methods change the receiver alone, never what a copy of it shares, and say whether
-// anything changed.
+// Record is what the agents have agreed on about one cluster: who took a slot and when, who waits for one, and the
+// history that rules look at. It is one value in a key-value bucket that all agents share, written by compare-and-set.
+//
+// A record never says that a slot is free again: the last event of the slot's operation in the journal does. Fold
+// applies those events, and the agent that takes the next slot writes the folded record. So record and journal cannot
+// disagree, whenever an agent dies.
+//
+// Methods change the receiver alone, never a value that a copy of it shares, and report whether anything changed.
 type Record struct {
-	// Generation grows whenever a slot is taken or given back, so that facts read
-	// before are known to be old.
+	// Generation grows whenever a slot is taken and, in a folded record, whenever one was freed: facts that were read
+	// under an older generation may not show that.
 	Generation uint64   `json:"generation"`
 	Active     []Slot   `json:"active"`
-	Queue      []Ticket `json:"queue,omitempty"`  // who waits for a slot, first come first, at most MaxQueue
+	Queue      []Ticket `json:"queue,omitempty"`  // operations that wait for a slot, first come first, at most MaxQueue
 	Recent     []Ended  `json:"recent,omitempty"` // oldest first, pruned by age
 	// Failures in a row, counted under the control revision FailuresUnder.
 	Failures      int    `json:"failures,omitempty"`
@@ -37,17 +41,14 @@ type Record struct {
 	Newest map[int64]Ticket `json:"newest,omitempty"`
 }
 
-// Slot is the place that one operation holds in its cluster from the moment it is
-// allowed until it has ended or waits again.
+// Slot is the place that one operation took in its cluster when it was allowed. HeldBy says whether it still has it.
 type Slot struct {
 	OperationID string      `json:"operation_id"`
 	Kind        events.Kind `json:"kind"`
 	ServerID    int64       `json:"server_id"`
 	Zone        string      `json:"zone"`
 	Since       time.Time   `json:"since"`
-	// Steps of the operation when the slot was taken. The slot is the operation's
-	// only until the journal shows it later than that and not under way: who gives
-	// a slot back late cannot take one that was taken since.
+	// Steps of the operation when it took the slot: a later event that says waiting or an end frees the slot.
 	Steps int `json:"steps"`
 }
 
@@ -56,7 +57,7 @@ type Ticket struct {
 	OperationID string      `json:"operation_id"`
 	Kind        events.Kind `json:"kind"`
 	ServerID    int64       `json:"server_id"`
-	Sequence    uint64      `json:"sequence"` // of its request: who came first
+	Sequence    uint64      `json:"sequence"` // of its request: the lower came first
 }
 
 // Ended is an operation that was submitted and has ended.
@@ -81,16 +82,119 @@ type Taken struct {
 	At          time.Time `json:"at"`
 }
 
-// Take gives the slot to its operation, whose ticket it takes. One that the operation
-// has already is stamped anew: it stays the operation's until the journal is past the
-// new step.
+// Holder is the part of an operation's last event that decides on its slot. The zero Holder is an operation that the
+// journal does not have.
+type Holder struct {
+	Steps   int
+	State   events.State
+	Attempt int
+	EndedAt time.Time
+}
+
+// HolderOf returns the part of op that decides on its slot.
+func HolderOf(op events.Operation) Holder {
+	if op.N == 0 {
+		return Holder{}
+	}
+	return Holder{Steps: op.Steps, State: op.State, Attempt: op.Attempt, EndedAt: op.EndedAt}
+}
+
+// HeldBy reports whether an operation whose last event is last still has the slot. The slot is free once an event after
+// the taking says that the operation waits or has ended. An operation that waits takes a slot in that very step; an
+// operation that has ended takes none before a person orders a retry, which is a later step.
+func (s Slot) HeldBy(last Holder) bool {
+	switch {
+	case last.State == "": // not in the journal: deleted by hand, or forgotten after an end
+		return false
+	case last.State.Final():
+		return s.Steps > last.Steps
+	case last.State == events.Waiting:
+		return s.Steps >= last.Steps
+	}
+	return true
+}
+
+// waits reports whether an operation whose last event is last still waits for its turn.
+func (h Holder) waits() bool { return h.State == events.Accepted || h.State == events.Waiting }
+
+// Fold returns the record as the last events of its operations leave it. Slots that are not held any more are taken out,
+// and operations that were submitted and have ended are remembered. Tickets of operations that do not wait any more are
+// dropped. last returns the last event of an operation, and false where it is not known: then its slot counts as held
+// and its ticket as valid.
+func (r Record) Fold(last func(operationID string) (Holder, bool), control Control) Record {
+	gone := func(id string, still func(Holder) bool) bool {
+		h, known := last(id)
+		return known && !still(h)
+	}
+	var freed []Slot
+	for _, s := range r.Active {
+		if gone(s.OperationID, s.HeldBy) {
+			freed = append(freed, s)
+		}
+	}
+	if len(freed) > 0 {
+		r.Active = slices.DeleteFunc(slices.Clone(r.Active), func(s Slot) bool { return slices.Contains(freed, s) })
+		r.Generation += uint64(len(freed))
+		r.remember(freed, last, control)
+	}
+	leaves := func(t Ticket) bool { return gone(t.OperationID, Holder.waits) }
+	if slices.ContainsFunc(r.Queue, leaves) {
+		r.Queue = slices.DeleteFunc(slices.Clone(r.Queue), leaves)
+	}
+	for server, t := range r.Newest {
+		if gone(t.OperationID, func(h Holder) bool { return h.State != "" && !h.State.Final() }) {
+			r.Newest = maps.Clone(r.Newest)
+			maps.DeleteFunc(r.Newest, func(s int64, _ Ticket) bool { return s == server })
+		}
+	}
+	return r
+}
+
+// remember adds freed slots of operations that were submitted and have ended to the history, in the order of their ends.
+func (r *Record) remember(freed []Slot, last func(string) (Holder, bool), control Control) {
+	ended := make([]Ended, 0, len(freed))
+	for _, s := range freed {
+		h, _ := last(s.OperationID)
+		if h.Attempt == 0 || h.State != events.Succeeded && h.State != events.Failed {
+			continue
+		}
+		ended = append(ended, Ended{
+			OperationID: s.OperationID, Kind: s.Kind, ServerID: s.ServerID, Zone: s.Zone,
+			Since: s.Since.UTC(), At: h.EndedAt.UTC(), Succeeded: h.State == events.Succeeded,
+		})
+	}
+	slices.SortStableFunc(ended, func(a, b Ended) int { return a.At.Compare(b.At) })
+	for _, e := range ended {
+		recent := slices.DeleteFunc(slices.Clone(r.Recent), func(other Ended) bool { return other.OperationID == e.OperationID })
+		at, _ := slices.BinarySearchFunc(recent, e, func(a, b Ended) int { return cmp.Or(a.At.Compare(b.At), -1) })
+		recent = slices.Insert(recent, at, e)
+		r.Recent = recent[max(0, len(recent)-MaxRecent):]
+		r.countFailure(e, control)
+	}
+}
+
+// countFailure counts failures in a row: a success ends the row, and so does a person who resumes the cluster.
+func (r *Record) countFailure(e Ended, control Control) {
+	if r.FailuresUnder != control.Revision {
+		r.Failures, r.FailuresUnder, r.LastFailure = 0, control.Revision, ""
+	}
+	switch {
+	case e.Succeeded:
+		r.Failures, r.LastFailure = 0, ""
+	case e.At.Before(control.ChangedAt): // resumed since
+	default:
+		r.Failures, r.LastFailure = r.Failures+1, e.OperationID
+	}
+}
+
+// Take gives the slot to its operation, whose ticket it drops. A slot that the operation has already is stamped anew: it
+// stays the operation's until the journal is past the new step.
 func (r *Record) Take(slot Slot) bool {
 	r.Dequeue(slot.OperationID)
 	r.Generation++
 	active := slices.Clone(r.Active)
 	if i := r.slot(slot.OperationID); i >= 0 {
-		// An agent that has lost the operation may be late: it must not make the slot
-		// look older than it is, and so one that may be given back.
+		// An agent that has lost the operation may be late: it must not make the slot look older than it is, and so free.
 		slot.Steps = max(slot.Steps, active[i].Steps)
 		active[i] = slot
 	} else {
@@ -100,77 +204,7 @@ func (r *Record) Take(slot Slot) bool {
 	return true
 }
 
-// Give takes back what the record holds for an operation that stands at op: its slot
-// and, where it has ended, its ticket; nothing where the slot was taken since. What
-// was submitted and has succeeded or failed is remembered, once however often it is
-// given, and counted: a failure adds to those in a row, a success ends the row.
-func (r *Record) Give(op events.Operation, controlRevision uint64, now time.Time) bool {
-	slot, changed := Slot{Since: op.SubmittedAt}, false
-	if i := r.slot(op.OperationID); i >= 0 {
-		if r.Active[i].heldAfter(op) {
-			return false
-		}
-		slot, changed = r.Active[i], true
-		r.Active = slices.Delete(slices.Clone(r.Active), i, i+1)
-	}
-	if op.State.Final() {
-		changed = r.remember(op, slot, changed, controlRevision, now) || changed
-		changed = r.Dequeue(op.OperationID) || changed
-		changed = r.forget(op) || changed
-	}
-	if changed {
-		r.Generation++
-	}
-	return changed
-}
-
-// forget drops the operation where it is the newest request for its server.
-func (r *Record) forget(op events.Operation) bool {
-	if r.Newest[op.ServerID].OperationID != op.OperationID {
-		return false
-	}
-	r.Newest = maps.Clone(r.Newest)
-	delete(r.Newest, op.ServerID)
-	return true
-}
-
-// remember keeps an operation that has ended and held slot. One that is known already
-// has ended again only if it held one since: a retry that was not allowed is none.
-func (r *Record) remember(op events.Operation, slot Slot, held bool, controlRevision uint64, now time.Time) bool {
-	if op.Attempt == 0 || op.State != events.Succeeded && op.State != events.Failed {
-		return false
-	}
-	known := slices.IndexFunc(r.Recent, func(e Ended) bool { return e.OperationID == op.OperationID })
-	if known >= 0 && !held {
-		return false
-	}
-	ended := Ended{
-		OperationID: op.OperationID, Kind: op.Kind, ServerID: op.ServerID, Zone: slot.Zone,
-		Since: slot.Since.UTC(), At: op.EndedAt.UTC(), Succeeded: op.State == events.Succeeded,
-	}
-	if ended.At.IsZero() {
-		ended.At = now.UTC()
-	}
-	recent := slices.Clone(r.Recent)
-	if known >= 0 {
-		recent = slices.Delete(recent, known, known+1)
-	}
-	recent = append(recent, ended)
-	slices.SortStableFunc(recent, func(a, b Ended) int { return a.At.Compare(b.At) })
-	r.Recent = recent[max(0, len(recent)-MaxRecent):]
-	if r.FailuresUnder != controlRevision { // somebody has resumed the cluster since
-		r.Failures, r.FailuresUnder, r.LastFailure = 0, controlRevision, ""
-	}
-	if ended.Succeeded {
-		r.Failures, r.LastFailure = 0, ""
-	} else {
-		r.Failures, r.LastFailure = r.Failures+1, op.OperationID
-	}
-	return true
-}
-
-// Enqueue keeps a ticket, in the place of the operation's older one. Of more than
-// MaxQueue those that came first stay.
+// Enqueue keeps a ticket, in the place of the operation's older one. Of more than MaxQueue the first ones stay.
 func (r *Record) Enqueue(t Ticket) bool {
 	queue := slices.DeleteFunc(slices.Clone(r.Queue), func(other Ticket) bool { return other.OperationID == t.OperationID })
 	at, _ := slices.BinarySearchFunc(queue, t, func(a, b Ticket) int { return cmp.Compare(a.Sequence, b.Sequence) })
@@ -207,30 +241,26 @@ func (r *Record) Announce(t Ticket) bool {
 	return true
 }
 
-// Drop takes out a slot that is left over, unless it was taken anew since.
-func (r *Record) Drop(slot Slot) bool {
-	i := r.slot(slot.OperationID)
-	if i < 0 || r.Active[i].Steps != slot.Steps || !r.Active[i].Since.Equal(slot.Since) {
-		return false
-	}
-	r.Active = slices.Delete(slices.Clone(r.Active), i, i+1)
-	r.Generation++
-	return true
-}
-
 // Holds reports whether an operation has a slot that was taken at its step or later.
 func (r *Record) Holds(operationID string, step int) bool {
 	i := r.slot(operationID)
 	return i >= 0 && r.Active[i].Steps >= step
 }
 
-// Queued reports whether an operation has a ticket.
-func (r *Record) Queued(operationID string) bool {
-	return slices.ContainsFunc(r.Queue, func(t Ticket) bool { return t.OperationID == operationID })
+// Names reports whether the record names an operation: as the holder of a slot, in the queue or as a newest request.
+func (r *Record) Names(operationID string) bool {
+	if r.slot(operationID) >= 0 || slices.ContainsFunc(r.Queue, func(t Ticket) bool { return t.OperationID == operationID }) {
+		return true
+	}
+	for _, t := range r.Newest {
+		if t.OperationID == operationID {
+			return true
+		}
+	}
+	return false
 }
 
-// Prune forgets operations that ended more than keep before now, and the oldest of
-// more than MaxRecent.
+// Prune forgets operations that ended more than keep before now, and the oldest of more than MaxRecent.
 func (r *Record) Prune(now time.Time, keep time.Duration) bool {
 	recent := slices.DeleteFunc(slices.Clone(r.Recent), func(e Ended) bool { return e.At.Before(now.Add(-keep)) })
 	recent = recent[max(0, len(recent)-MaxRecent):]
@@ -245,46 +275,12 @@ func (r *Record) slot(operationID string) int {
 	return slices.IndexFunc(r.Active, func(s Slot) bool { return s.OperationID == operationID })
 }
 
-func (r *Record) holds(operationID string) bool { return r.slot(operationID) >= 0 }
-
-// Stale reports whether a slot is left over, where last is what the journal shows of
-// its operation: there is none, or it was past the slot's step when it ended or began
-// to wait. A lock without a holder must not block for ever.
-func (s Slot) Stale(last events.Operation) bool {
-	return last.N == 0 || (last.State.Final() || last.State == events.Waiting) && !s.heldAfter(last)
-}
-
-// heldAfter reports whether the slot was taken after the operation stood at op. An
-// operation that waits takes it by that very step; one that has ended takes none.
-func (s Slot) heldAfter(op events.Operation) bool {
-	if op.State.Final() {
-		return s.Steps > op.Steps
-	}
-	return s.Steps >= op.Steps
-}
-
-// Stale reports whether a ticket is left over: its operation is not there, or does not
-// wait any more.
-func (t Ticket) Stale(last events.Operation) bool {
-	return last.N == 0 || last.State != events.Accepted && last.State != events.Waiting
-}
-
 // Take gives an operation its share of the budget, from now on.
 func (f *Fleet) Take(operationID string, now time.Time) bool {
 	taken := slices.DeleteFunc(slices.Clone(f.Taken), func(t Taken) bool { return t.OperationID == operationID })
 	taken = append(taken, Taken{OperationID: operationID, At: now.UTC()})
 	taken = taken[max(0, len(taken)-maxTaken):]
 	if slices.Equal(taken, f.Taken) {
-		return false
-	}
-	f.Taken = taken
-	return true
-}
-
-// Give takes the share of an operation back that has not been allowed after all.
-func (f *Fleet) Give(operationID string) bool {
-	taken := slices.DeleteFunc(slices.Clone(f.Taken), func(t Taken) bool { return t.OperationID == operationID })
-	if len(taken) == len(f.Taken) {
 		return false
 	}
 	f.Taken = taken

@@ -18,79 +18,115 @@ func operation(id string, state events.State, steps int) events.Operation {
 	}
 }
 
+// foldBy folds a record by operations whose last events are known.
+func foldBy(r Record, control Control, known ...events.Operation) Record {
+	return r.Fold(func(id string) (Holder, bool) {
+		for _, op := range known {
+			if op.OperationID == id {
+				return HolderOf(op), true
+			}
+		}
+		return Holder{}, false
+	}, control)
+}
+
 func TestASlotIsItsOperationsUntilTheJournalIsPastIt(t *testing.T) {
 	t.Parallel()
 	r := Record{Queue: []Ticket{{OperationID: "op", Sequence: 3}, {OperationID: "other", Sequence: 4}}}
 	if !r.Take(Slot{OperationID: "op", ServerID: 2, Zone: "zone1", Since: ago(time.Hour), Steps: 4}) || len(r.Active) != 1 || len(r.Queue) != 1 || r.Generation != 1 {
 		t.Fatalf("after taking: %+v", r)
 	}
-	if r.Give(operation("op", events.Failed, 3), 0, now) || r.Give(operation("op", events.Waiting, 4), 0, now) || len(r.Active) != 1 {
-		t.Error("who gives back late took a slot that was taken since")
+	for _, last := range []events.Operation{operation("op", events.Failed, 3), operation("op", events.Waiting, 4), operation("op", events.Running, 9)} {
+		if folded := foldBy(r, Control{}, last); len(folded.Active) != 1 || folded.Generation != r.Generation {
+			t.Errorf("%s at step %d freed the slot that was taken at step 4", last.State, last.Steps)
+		}
 	}
 	r.Take(Slot{OperationID: "op", ServerID: 2, Zone: "zone1", Since: ago(time.Minute), Steps: 6})
 	r.Take(Slot{OperationID: "op", ServerID: 2, Zone: "zone1", Since: ago(time.Minute), Steps: 2})
 	if len(r.Active) != 1 || r.Active[0].Steps != 6 {
 		t.Errorf("taken by a late agent: %+v, want the later step to stay", r.Active)
 	}
-	if generation := r.Generation; !r.Give(operation("op", events.Waiting, 7), 0, now) || len(r.Active) != 0 || len(r.Recent) != 0 || r.Generation != generation+1 {
-		t.Errorf("after it waits again: %+v", r)
+	if folded := foldBy(r, Control{}, operation("op", events.Waiting, 7)); len(folded.Active) != 0 || len(folded.Recent) != 0 || folded.Generation != r.Generation+1 {
+		t.Errorf("after it waits again: %+v", folded)
 	}
-	if r.Give(operation("op", events.Waiting, 7), 0, now) {
-		t.Error("there was nothing left to give back")
-	}
-}
-
-func TestASlotThatWasTakenAnewIsNotDropped(t *testing.T) {
-	t.Parallel()
-	var r Record
-	seen := Slot{OperationID: "op", ServerID: 2, Since: ago(time.Minute), Steps: 1}
-	r.Take(seen)
-	r.Take(Slot{OperationID: "op", ServerID: 2, Since: ago(time.Second), Steps: 1})
-	if r.Drop(seen) || len(r.Active) != 1 {
-		t.Errorf("got %+v, want the slot that was taken anew", r.Active)
-	}
-	if !r.Drop(r.Active[0]) || len(r.Active) > 0 {
-		t.Errorf("got %+v, want no slot", r.Active)
+	if folded := foldBy(r, Control{}); len(folded.Active) != 1 {
+		t.Errorf("nothing is known of its operation: %+v, want the slot held", folded)
 	}
 }
 
-func TestWhatHasEndedIsRememberedAndCountedOnce(t *testing.T) {
+func TestAnOperationThatHasEndedIsRememberedAndCountedOnce(t *testing.T) {
 	t.Parallel()
 	var r Record
+	under := Control{Revision: 7}
 	r.Announce(Ticket{OperationID: "op", ServerID: 2, Sequence: 1})
 	r.Take(Slot{OperationID: "op", Kind: events.Stop, ServerID: 2, Zone: "zone1", Since: ago(time.Hour), Steps: 1})
 	failed := operation("op", events.Failed, 3)
-	r.Give(failed, 7, now)
+	r = foldBy(r, under, failed)
 	want := Ended{OperationID: "op", Kind: events.Stop, ServerID: 2, Zone: "zone1", Since: ago(time.Hour), At: ago(time.Minute)}
 	if len(r.Recent) != 1 || r.Recent[0] != want || r.Failures != 1 || r.FailuresUnder != 7 || r.LastFailure != "op" || len(r.Newest) != 0 {
 		t.Fatalf("after a failure: %+v", r)
 	}
-	if r.Give(failed, 7, now) || r.Failures != 1 || len(r.Recent) != 1 {
-		t.Errorf("the same end counted twice: %+v", r)
-	}
-	refused := operation("op", events.Failed, 4) // a retry that the guard did not allow: no slot
-	if refused.EndedAt = now; r.Give(refused, 7, now) || r.Failures != 1 {
-		t.Errorf("a retry that was not done counted: %+v", r)
+	refused := operation("op", events.Failed, 4) // a retry that the guard did not allow took no slot
+	refused.EndedAt = now
+	for _, last := range []events.Operation{failed, refused} {
+		if r = foldBy(r, under, last); r.Failures != 1 || len(r.Recent) != 1 || r.Recent[0] != want {
+			t.Errorf("an end without a slot counted: %+v", r)
+		}
 	}
 	r.Take(Slot{OperationID: "op", Kind: events.Stop, ServerID: 2, Zone: "zone1", Since: now, Steps: 4})
 	again := operation("op", events.Failed, 6)
 	again.EndedAt = now
-	if r.Give(again, 7, now); len(r.Recent) != 1 || !r.Recent[0].At.Equal(now) || r.Failures != 2 {
+	if r = foldBy(r, under, again); len(r.Recent) != 1 || !r.Recent[0].At.Equal(now) || r.Failures != 2 {
 		t.Errorf("after a retry that failed: %+v", r)
 	}
-	if r.Give(operation("b", events.Cancelled, 3), 7, now) || r.Give(operation("c", events.Rejected, 3), 7, now) || r.Give(operation("d", events.Expired, 3), 7, now) {
-		t.Errorf("what was not done is remembered: %+v", r)
-	}
+}
+
+func TestOperationsThatCalledNothingAreForgotten(t *testing.T) {
+	t.Parallel()
+	var r Record
 	notSubmitted := operation("e", events.Succeeded, 3)
-	if notSubmitted.Attempt = 0; r.Give(notSubmitted, 7, now) || r.Failures != 2 {
-		t.Errorf("what needed no call is remembered: %+v", r)
+	notSubmitted.Attempt = 0
+	ended := []events.Operation{operation("b", events.Cancelled, 3), operation("c", events.Rejected, 3), operation("d", events.Expired, 3), notSubmitted}
+	for _, op := range ended {
+		r.Take(Slot{OperationID: op.OperationID, Steps: 1})
 	}
-	// The slot was dropped as stale before: what is known of it comes from the journal.
-	if r.Give(operation("f", events.Failed, 3), 8, now); r.Failures != 1 || r.FailuresUnder != 8 || r.LastFailure != "f" {
-		t.Errorf("a failure after somebody resumed the cluster: %+v", r)
+	if r = foldBy(r, Control{}, ended...); len(r.Active)+len(r.Recent)+r.Failures != 0 {
+		t.Errorf("got %+v, want an empty record", r)
 	}
-	if r.Give(operation("g", events.Succeeded, 3), 8, now); r.Failures != 0 || r.LastFailure != "" || len(r.Recent) != 3 {
+}
+
+func TestFailuresInARowEndWithASuccessOrAPersonsWord(t *testing.T) {
+	t.Parallel()
+	end := func(r Record, control Control, id string, state events.State, at time.Time) Record {
+		r.Take(Slot{OperationID: id, Steps: 1})
+		op := operation(id, state, 3)
+		op.EndedAt = at
+		return foldBy(r, control, op)
+	}
+	control := Control{Revision: 7, ChangedAt: ago(time.Hour)}
+	r := end(Record{}, control, "a", events.Failed, ago(50*time.Minute))
+	r = end(r, control, "b", events.Failed, ago(40*time.Minute))
+	if r.Failures != 2 || r.LastFailure != "b" {
+		t.Errorf("two in a row: %+v", r)
+	}
+	resumed := Control{Revision: 8, ChangedAt: ago(30 * time.Minute)}
+	if late := end(r, resumed, "c", events.Failed, ago(35*time.Minute)); late.Failures != 0 {
+		t.Errorf("a failure from before somebody resumed counts: %+v", late)
+	}
+	r = end(r, resumed, "d", events.Failed, ago(20*time.Minute))
+	if r.Failures != 1 || r.FailuresUnder != 8 || r.LastFailure != "d" {
+		t.Errorf("the first failure since somebody resumed: %+v", r)
+	}
+	if r = end(r, resumed, "e", events.Succeeded, ago(10*time.Minute)); r.Failures != 0 || r.LastFailure != "" {
 		t.Errorf("after a success: %+v", r)
+	}
+	// Ends that are heard of together count in the order in which they came.
+	r.Take(Slot{OperationID: "f", Steps: 1})
+	r.Take(Slot{OperationID: "g", Steps: 1})
+	failed, succeeded := operation("f", events.Failed, 3), operation("g", events.Succeeded, 3)
+	failed.EndedAt, succeeded.EndedAt = ago(time.Minute), ago(2*time.Minute)
+	if r = foldBy(r, resumed, failed, succeeded); r.Failures != 1 || len(r.Recent) != 6 || r.Recent[4].OperationID != "g" {
+		t.Errorf("a failure behind a success: %+v", r)
 	}
 }
 
@@ -157,35 +193,37 @@ func TestOldHistoryIsPruned(t *testing.T) {
 	f.Take("a", ago(2*time.Hour))
 	f.Take("b", ago(time.Minute))
 	f.Take("a", ago(time.Second))
-	if len(f.Taken) != 2 || f.Prune(now, time.Hour) || !f.Prune(now, 30*time.Second) || len(f.Taken) != 1 || !f.Give("a") || f.Give("a") {
+	if len(f.Taken) != 2 || f.Prune(now, time.Hour) || !f.Prune(now, 30*time.Second) || len(f.Taken) != 1 {
 		t.Errorf("the fleet: %+v", f)
 	}
 }
 
-func TestWhatIsLeftOver(t *testing.T) {
+func TestASlotIsFreeAndATicketVoidOnceTheJournalSaysSo(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		name         string
 		last         events.Operation
-		slot, ticket bool
+		held, queued bool
 	}{
-		{"no such operation", events.Operation{}, true, true},
-		{"accepted", operation("op", events.Accepted, 1), false, false},
-		{"waits since before", operation("op", events.Waiting, 2), false, false},
-		{"waits since", operation("op", events.Waiting, 3), true, false},
-		{"under way", operation("op", events.Submitting, 3), false, true},
-		{"running", operation("op", events.Running, 9), false, true},
-		{"ended since", operation("op", events.Failed, 3), true, true},
-		{"ended before it is retried", operation("op", events.Failed, 1), false, true},
-		{"taken by who knew that it had ended", operation("op", events.Cancelled, 2), true, true},
+		{"no such operation", events.Operation{}, false, false},
+		{"accepted", operation("op", events.Accepted, 1), true, true},
+		{"waits since before", operation("op", events.Waiting, 2), true, true},
+		{"waits since", operation("op", events.Waiting, 3), false, true},
+		{"under way", operation("op", events.Submitting, 3), true, false},
+		{"running", operation("op", events.Running, 9), true, false},
+		{"ended since", operation("op", events.Failed, 3), false, false},
+		{"ended before it is retried", operation("op", events.Failed, 1), true, false},
+		{"taken by an agent that did not know of the end", operation("op", events.Cancelled, 2), false, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			if got := (Slot{Steps: 2}).Stale(c.last); got != c.slot {
-				t.Errorf("slot is left over: %t", got)
+			slot, queue := Record{Active: []Slot{{OperationID: "op", Steps: 2}}}, Record{Queue: []Ticket{{OperationID: "op"}}}
+			last := func(string) (Holder, bool) { return HolderOf(c.last), true }
+			if got := len(slot.Fold(last, Control{}).Active) == 1; got != c.held {
+				t.Errorf("slot is held: %t", got)
 			}
-			if got := (Ticket{}).Stale(c.last); got != c.ticket {
-				t.Errorf("ticket is left over: %t", got)
+			if got := len(queue.Fold(last, Control{}).Queue) == 1; got != c.queued {
+				t.Errorf("ticket is valid: %t", got)
 			}
 		})
 	}
@@ -204,11 +242,13 @@ func TestMethodsOfARecordLeaveItsCopiesAlone(t *testing.T) {
 			op := operation(id.Draw(t, "operation"), rapid.SampledFrom(events.States()).Draw(t, "state"), step+1)
 			op.ServerID = rapid.Int64Range(1, 3).Draw(t, "server")
 			changed := false
-			switch rapid.IntRange(0, 8).Draw(t, "method") {
+			switch rapid.IntRange(0, 7).Draw(t, "method") {
 			case 0:
 				changed = r.Take(Slot{OperationID: op.OperationID, ServerID: op.ServerID, Steps: step})
 			case 1:
-				changed = r.Give(op, uint64(step/20), now)
+				r = foldBy(r, Control{Revision: uint64(step / 20)}, op)
+				is, _ := json.Marshal([]any{r, f})
+				changed = string(is) != string(was)
 			case 2:
 				changed = r.Enqueue(Ticket{op.OperationID, op.Kind, op.ServerID, uint64(step)})
 			case 3:
@@ -220,8 +260,6 @@ func TestMethodsOfARecordLeaveItsCopiesAlone(t *testing.T) {
 			case 6:
 				changed = f.Take(op.OperationID, now)
 			case 7:
-				changed = f.Give(op.OperationID)
-			case 8:
 				changed = f.Prune(now.Add(time.Second), rapid.SampledFrom([]time.Duration{0, time.Hour}).Draw(t, "keep"))
 			}
 			if is, _ := json.Marshal([]any{before, fleet}); string(is) != string(was) {

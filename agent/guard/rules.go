@@ -7,35 +7,38 @@ import (
 	"time"
 
 	"github.com/obwarden/obwarden/agent/ocp"
+	"github.com/obwarden/obwarden/agent/policy"
 	"github.com/obwarden/obwarden/events"
 )
 
-// When a request that waits is decided on again even if nobody told the agent that
+// How soon a waiting request is evaluated again, even if nothing has told the agent that
 // something changed.
 const (
-	lookAgainAfter  = 5 * time.Second // for what is under way
-	askPeopleAfter  = time.Minute     // for what people must do
-	lookAgainAtMost = time.Hour       // for what time brings: policies are reloaded, clocks set
+	lookAgainAfter  = 5 * time.Second // if work in the cluster must end
+	askPeopleAfter  = time.Minute     // if people must do something
+	lookAgainAtMost = time.Hour       // if time must pass: policies are reloaded, clocks set
 )
 
 // rule is one reason to object. It is a pure function of a question.
 type rule struct {
 	name string // in Findings, a part of the public interface
 	ask  func(*view) Decision
-	// onFacts: what it says rests on what OCP showed, and must not be believed for long.
+	// onFacts: the decision depends on what OCP showed, and must not be believed for long.
 	onFacts bool
-	// retry: it is asked of retries too. They do not queue: one that would have to wait fails.
+	// retry: the rule is asked about retries too. Retries do not queue: one that would have to
+	// wait fails.
 	retry bool
-	// queued: who waits for it keeps a place in the queue. What holds up one request
-	// and not those behind it must not.
+	// queued: a request that waits for the rule keeps its place in the queue. It must not if
+	// the rule holds up this request but not the ones behind it.
 	queued bool
-	// onRecord: where it objects, it rests on the cluster's record, the facts, the policy
-	// and what people paused, and on no time.
+	// onRecord: an objection depends on the cluster's record, the facts, the policy and the
+	// pauses only, and not on the time.
 	onRecord bool
 }
 
-// rules are asked in this order; the first that objects decides. What will never be
-// different comes before what passes, so that nobody waits for a no.
+// rules returns the rules in the order in which they are asked; the first that objects
+// decides. Rules whose objection never ends by itself come before the others they depend
+// on, so that nobody waits only to be rejected. README.md explains each rule.
 func rules() []rule {
 	return []rule{
 		{name: "target", ask: targetExists, onFacts: true, retry: true},
@@ -60,14 +63,14 @@ func rules() []rule {
 	}
 }
 
-// Decide is the guard's word: that of the first rule that objects. A Wait says in
-// Reason.Until when to look again; one with a Position keeps its ticket in the queue,
-// any other word gives it back.
+// Decide returns the decision of the first rule that objects, or Allow. A Wait says in
+// Reason.Until when to look again. A Wait with a Position keeps its ticket in the queue;
+// any other decision gives the ticket back.
 func Decide(q *Question) Decision { return decideBy(rules(), q) }
 
-// DecideOnOld is Decide on facts that may be some time old, and whether its word
-// counts: it does where it is to wait and rests on nothing that OCP showed.
-// Otherwise ask again with fresh facts.
+// DecideOnOld is Decide on facts that may be some time old, and reports whether the
+// decision counts: it does if it is to wait and does not depend on what OCP showed.
+// Otherwise decide again on fresh facts.
 func DecideOnOld(q *Question) (Decision, bool) {
 	all := rules()
 	d := decideBy(all, q)
@@ -78,14 +81,14 @@ func DecideOnOld(q *Question) (Decision, bool) {
 	return d, !all[at].onFacts
 }
 
-// RestsOnRecord reports whether a word to wait stays the same as long as the cluster's
-// record, the facts, the policy and what people paused do, however much time passes.
+// RestsOnRecord reports whether a decision to wait stays the same as long as the cluster's
+// record, the facts, the policy and the pauses do, however much time passes.
 func RestsOnRecord(d Decision) bool {
 	return d.Verdict == Wait && slices.ContainsFunc(rules(), func(r rule) bool { return r.name == d.Rule && r.onRecord })
 }
 
-// Explain is what every rule says, in their order. A server that is not there has
-// nothing else said about it.
+// Explain returns what each rule says, in order. If the server does not exist, it stops
+// after the rule that says so.
 func Explain(q *Question) []events.Finding {
 	v := newView(q)
 	v.explaining = true
@@ -105,7 +108,7 @@ func Explain(q *Question) []events.Finding {
 	return findings
 }
 
-// decideBy is Decide by rules that a test may leave some out of.
+// decideBy is Decide with the given rules, so that a test can leave one out.
 func decideBy(all []rule, q *Question) Decision {
 	v := newView(q)
 	for _, r := range all {
@@ -125,13 +128,13 @@ func decideBy(all []rule, q *Question) Decision {
 	return Decision{Verdict: Allow}
 }
 
-// view is a question with what several rules look at, looked up once.
+// view is a question, and the answers to lookups that several rules need.
 type view struct {
 	*Question
-	limits     Limits
+	limits     policy.Limits
 	server     ocp.Server // zero: OCP shows no such server
-	zone       ocp.Zone   // the server's
-	work       []work     // under way in the cluster, without the operation's own
+	zone       ocp.Zone   // of the server
+	work       []work     // under way in the cluster, without the operation itself
 	explaining bool
 	few        [8]work // room for work, so that it need not be allocated
 }
@@ -148,34 +151,22 @@ func newView(q *Question) *view {
 }
 
 // FindServer finds a server in a topology.
-func FindServer(zones []ocp.Zone, id int64) (ocp.Server, bool) {
-	for i := range zones {
-		for _, s := range zones[i].Servers {
-			if s.ID == id {
-				return s, true
-			}
-		}
-	}
-	return ocp.Server{}, false
+func FindServer(zones []ocp.Zone, id int64) (ocp.Server, bool) { // used by package agent until it uses ocp.Topology
+	server, _, found := ocp.Topology(zones).Server(id)
+	return server, found
 }
 
-// target is the server in question and its zone; both zero where OCP does not show it.
+// target is the server in question and its zone; both zero if OCP does not show it.
 func (q *Question) target() (ocp.Server, ocp.Zone) {
-	for i := range q.Facts.Zones {
-		for j := range q.Facts.Zones[i].Servers {
-			if q.Facts.Zones[i].Servers[j].ID == q.Operation.ServerID {
-				return q.Facts.Zones[i].Servers[j], q.Facts.Zones[i]
-			}
-		}
-	}
-	return ocp.Server{}, ocp.Zone{}
+	server, zone, _ := q.Facts.Zones.Server(q.Operation.ServerID)
+	return server, zone
 }
 
-// takesDown reports whether the operation takes its server down. A start does not,
-// and is never held up for what it cannot make worse.
+// takesDown reports whether the operation takes its server down. A start does not, and
+// rules do not hold it up for a risk that it cannot increase.
 func (v *view) takesDown() bool { return takesDown(v.Operation.Kind) }
 
-// allow is a rule's consent. What it rests on is put in words only where somebody asks.
+// allow is a rule's consent. The reason is put in words only if somebody asks for it.
 func (v *view) allow(why func() string) Decision {
 	d := Decision{Verdict: Allow}
 	if v.explaining {
@@ -184,19 +175,20 @@ func (v *view) allow(why func() string) Decision {
 	return d
 }
 
+// reject says that the request will never be allowed by itself.
 func (v *view) reject(code, format string, args ...any) Decision {
 	return Decision{Verdict: Reject, Reason: events.Reason{Code: code, Message: fmt.Sprintf(format, args...)}}
 }
 
-// wait is until something changes, which is looked for after a while.
+// wait says that the request waits for a change, and when to look again.
 func (v *view) wait(code string, after time.Duration, format string, args ...any) Decision {
 	return Decision{Verdict: Wait, Reason: events.Reason{
 		Code: code, Message: fmt.Sprintf(format, args...), Until: v.Now.Add(after).UTC(),
 	}}
 }
 
-// waitUntil is until a moment; zero: it is not known. Messages name the moment and
-// never what is left until then, so that they change only when something changes.
+// waitUntil says that the request waits for a moment; zero if it is not known. Messages
+// name the moment and never the time until then, so that they change only if it does.
 func (v *view) waitUntil(code string, moment time.Time, format string, args ...any) Decision {
 	after := lookAgainAtMost
 	if !moment.IsZero() {
@@ -205,7 +197,7 @@ func (v *view) waitUntil(code string, moment time.Time, format string, args ...a
 	return v.wait(code, after, format, args...)
 }
 
-// position is the operation's place in the queue, from 1.
+// position returns the operation's place in the queue, from 1.
 func (v *view) position() int {
 	place := 1
 	for _, t := range v.Record.Queue {
@@ -216,11 +208,12 @@ func (v *view) position() int {
 	return place
 }
 
-// before reports whether a ticket is of another operation that came first.
+// before reports whether a ticket belongs to another operation, which came first.
 func (v *view) before(t Ticket) bool {
 	return t.Sequence < v.Operation.RequestSequence && t.OperationID != v.Operation.OperationID
 }
 
+// targetExists rejects requests for servers that OCP does not show.
 func targetExists(v *view) Decision {
 	if v.server.ID != 0 {
 		return v.allow(func() string {
@@ -239,24 +232,20 @@ func targetExists(v *view) Decision {
 	if len(ids) > shown {
 		ids, more = ids[:shown], fmt.Sprintf(" and %d more", len(ids)-shown)
 	}
-	return v.reject(events.CodeNotFound, "cluster %d has no server %d; it has %v%s", v.Operation.ClusterID, v.Operation.ServerID, ids, more)
+	return v.reject(events.CodeNotFound, "cluster %d has no server %d; it has %v%s", v.Operation.ClusterID,
+		v.Operation.ServerID, ids, more)
 }
 
+// notDenied rejects requests that the policy denies.
 func notDenied(v *view) Decision {
-	for i := range v.Policy.Deny {
-		denial := &v.Policy.Deny[i]
-		if !v.matches(denial.Matchers) {
-			continue
-		}
-		reason := denial.Reason
-		if reason == "" {
-			reason = "it gives no reason"
-		}
-		return v.reject(events.CodeDenied, "the policy denies %s: %s; to lift it, change deny in the policy", denial.Matchers, reason)
+	if denial := v.Policy.DenialOf(v.label); denial != nil {
+		return v.reject(events.CodeDenied, "the policy denies %s: %s; to lift it, change deny in the policy",
+			denial.Matchers, or(denial.Reason, "it gives no reason"))
 	}
 	return v.allow(func() string { return fmt.Sprintf("none of %s matches", count(len(v.Policy.Deny), "denial")) })
 }
 
+// notPaused holds everything up that people have paused.
 func notPaused(v *view) Decision {
 	switch cluster := v.Operation.ClusterID; {
 	case v.Control.All.Paused:
@@ -276,13 +265,16 @@ func (v *view) paused(p events.Pause, what, lift string) Decision {
 		what, or(p.By, "somebody"), since, or(p.Reason, "no reason given"), lift)
 }
 
+// notFailing holds a cluster up after too many failures in a row, until a person resumes it.
 func notFailing(v *view) Decision {
 	failures := v.Record.Failures
 	if v.Record.FailuresUnder != v.Control.Revision {
 		failures = 0 // somebody has resumed the cluster since
 	}
 	if limit := v.limits.PauseAfterFailures; limit > 0 && failures >= limit {
-		return v.wait(events.CodeFailing, askPeopleAfter, "%d operations in a row have failed on cluster %d, the last is %s; see why (obwarden get %s), then lift it with obwarden resume %d",
+		return v.wait(events.CodeFailing, askPeopleAfter,
+			"%d operations in a row have failed on cluster %d, the last is %s; "+
+				"see why (obwarden get %s), then lift it with obwarden resume %d",
 			failures, v.Operation.ClusterID, v.Record.LastFailure, v.Record.LastFailure, v.Operation.ClusterID)
 	}
 	return v.allow(func() string {
@@ -293,6 +285,7 @@ func notFailing(v *view) Decision {
 	})
 }
 
+// notSuperseded ends a request that a newer one for the same server replaces.
 func notSuperseded(v *view) Decision {
 	if !v.limits.Supersede {
 		return v.allow(func() string { return "the policy lets every request wait for its turn" })
@@ -305,10 +298,11 @@ func notSuperseded(v *view) Decision {
 	return v.allow(func() string { return "no newer request for the server" })
 }
 
-// stateFits: a status that is not known is left to OCP to judge. So is a stop of a
-// server whose service alone is stopped, unless no more than that is asked for: to
-// say that it is done could send a person to a machine that still runs. UNAVAILABLE
-// may be OCP's view alone, so that all three make sense.
+// stateFits ends operations that make no sense in the server's state, or are fulfilled
+// already. OCP is left to judge unknown statuses. It also judges a stop of a server whose
+// service alone is stopped, unless the request asks for no more than that: to call the
+// server stopped could send a person to a machine that still runs. UNAVAILABLE may be
+// OCP's view alone, so all three kinds make sense then.
 func stateFits(v *view) Decision {
 	status, kind := v.server.Status, v.Operation.Kind
 	done := func(code string) Decision {
@@ -316,46 +310,28 @@ func stateFits(v *view) Decision {
 			"server %d is %s already", v.server.ID, status)}}
 	}
 	switch {
-	case status == "CREATING" || status == "DELETING" || status == "DELETED":
+	case !v.server.Exists():
 		return v.reject(events.CodeWrongState, "server %d is %s: there is nothing to %s", v.server.ID, status, kind)
 	case kind == events.Stop && Fulfilled(v.Operation, v.server):
 		return done(events.CodeAlreadyStopped)
 	case kind == events.Start && Fulfilled(v.Operation, v.server):
 		return done(events.CodeAlreadyRunning)
-	case kind == events.Restart && stopped(status):
+	case kind == events.Restart && v.server.Stopped():
 		return v.reject(events.CodeWrongState, "server %d is %s: start it instead", v.server.ID, status)
 	}
 	return v.allow(func() string { return fmt.Sprintf("server %d is %s", v.server.ID, or(status, "in a state unknown")) })
 }
 
-// Fulfilled reports whether a server is as op is to leave it. One that runs says nothing
-// about a restart.
+// Fulfilled reports whether a server is in the state in which op is to leave it. A restart
+// is never fulfilled: a server that runs may not have been restarted.
 func Fulfilled(op events.Operation, server ocp.Server) bool {
 	switch op.Kind {
 	case events.Stop:
-		return stopped(server.Status) && (server.Status != "SERVICE_STOPPED" || op.Request.StopType == "STOP_SERVICE")
+		return server.Stopped() && (server.Status != ocp.ServerServiceStopped || op.Request.StopType == "STOP_SERVICE")
 	case events.Start:
-		return running(&server)
+		return server.Running()
 	}
 	return false
-}
-
-// moving reports whether a status of a server or zone is on the way to another.
-func moving(status string) bool {
-	switch status {
-	case "STOPPING", "STARTING", "RESTARTING", "OPERATING", "SERVICE_STOPPING", "PROCESS_STOPPING", "CREATING", "DELETING":
-		return true
-	}
-	return false
-}
-
-func stopped(status string) bool {
-	return status == "STOPPED" || status == "SERVICE_STOPPED" || status == "PROCESS_STOPPED"
-}
-
-// running reports whether a server runs for OCP and, where it tells, for the database.
-func running(s *ocp.Server) bool {
-	return s.Status == "RUNNING" && (s.InnerStatus == "" || s.InnerStatus == "ACTIVE")
 }
 
 func or(s, otherwise string) string {
@@ -372,7 +348,7 @@ func count(n int, noun string) string {
 	return fmt.Sprintf("%d %ss", n, noun)
 }
 
-// stamp is a moment as messages show it.
+// stamp formats a moment for messages.
 func stamp(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05Z") }
 
 func list(names []string) string {

@@ -6,36 +6,39 @@ import (
 	"slices"
 	"time"
 
+	"github.com/obwarden/obwarden/agent/policy"
 	"github.com/obwarden/obwarden/events"
 )
 
-// insideWindow holds up what takes a server down; a start never waits for a window.
+// insideWindow holds up operations that take a server down while the policy's windows are
+// closed; a start never waits for a window.
 func insideWindow(v *view) Decision {
 	if !v.takesDown() {
 		return v.allow(func() string { return "a start takes no server down" })
 	}
 	now := v.Now.UTC() // intervals without a time zone are in UTC
-	block := containing(v.limits.Block, now)
-	if block == "" && (len(v.limits.Allow) == 0 || containing(v.limits.Allow, now) != "") {
+	block := policy.Containing(v.limits.Block, now)
+	if block == "" && (len(v.limits.Allow) == 0 || policy.Containing(v.limits.Allow, now) != "") {
 		return v.allow(func() string {
 			if len(v.limits.Allow) == 0 {
 				return "no window closes this moment"
 			}
-			return "inside " + containing(v.limits.Allow, now)
+			return "inside " + policy.Containing(v.limits.Allow, now)
 		})
 	}
 	why := "outside of " + list(windowNames(v.limits.Allow))
 	if block != "" {
 		why = "inside of " + block + ", which blocks"
 	}
-	next := v.limits.nextInside(now)
+	next := v.limits.NextOpen(now)
 	if next.IsZero() {
-		return v.waitUntil(events.CodeOutsideWindow, next, "%s, and no window opens within a year; to do it now, change the policy's windows", why)
+		return v.waitUntil(events.CodeOutsideWindow, next,
+			"%s, and no window opens within a year; to do it now, change the policy's windows", why)
 	}
 	return v.waitUntil(events.CodeOutsideWindow, next, "%s; the next window opens at %s", why, stamp(next))
 }
 
-func windowNames(windows []Window) []string {
+func windowNames(windows []policy.Window) []string {
 	var names []string
 	for _, w := range windows {
 		names = append(names, w.Name)
@@ -43,71 +46,8 @@ func windowNames(windows []Window) []string {
 	return names
 }
 
-// containing is the name of the first window that contains t; empty: none does.
-func containing(windows []Window, t time.Time) string {
-	for i := range windows {
-		for j := range windows[i].Intervals {
-			if windows[i].Intervals[j].ContainsTime(t) {
-				return or(windows[i].Name, "a window without a name")
-			}
-		}
-	}
-	return ""
-}
-
-func (l *Limits) inside(t time.Time) bool {
-	return containing(l.Block, t) == "" && (len(l.Allow) == 0 || containing(l.Allow, t) != "")
-}
-
-// nextInside is the first moment after t, which is outside, that is inside; zero
-// where there is none within a year. The next hour is looked at minute by minute,
-// because that is when the agent looks again; later, only the moments at which an
-// interval can begin or end are: its times of day and midnight, where it is.
-func (l *Limits) nextInside(t time.Time) time.Time {
-	t = t.UTC().Truncate(time.Minute)
-	for minutes := 1; minutes <= 60; minutes++ {
-		if at := t.Add(time.Duration(minutes) * time.Minute); l.inside(at) {
-			return at
-		}
-	}
-	type edge struct {
-		in     *time.Location
-		minute int // of the day
-	}
-	edges := map[edge]bool{}
-	for _, w := range slices.Concat(l.Allow, l.Block) {
-		for _, interval := range w.Intervals {
-			in := time.UTC
-			if interval.Location != nil && interval.Location.Location != nil {
-				in = interval.Location.Location
-			}
-			edges[edge{in, 0}] = true
-			for _, times := range interval.Times {
-				edges[edge{in, times.StartMinute}] = true
-				edges[edge{in, times.EndMinute}] = true
-			}
-		}
-	}
-	var next time.Time
-	for day := range 367 {
-		noon := t.AddDate(0, 0, day)
-		// Days begin at different moments in different places, two days apart at most.
-		if !next.IsZero() && next.Before(noon.AddDate(0, 0, -2)) {
-			break
-		}
-		for e := range edges {
-			year, month, date := noon.In(e.in).Date()
-			at := time.Date(year, month, date, 0, e.minute, 0, 0, e.in).UTC()
-			if at.After(t) && (next.IsZero() || at.Before(next)) && l.inside(at) {
-				next = at
-			}
-		}
-	}
-	return next
-}
-
-// cooledDown keeps the same from being done again and again to a server. It holds no
-// start up that undoes a stop: its server is down, and to leave it so helps nobody.
+// cooledDown keeps a server from being operated on again and again. It does not hold up a
+// start that undoes a stop: its server is down, and to leave it down helps nobody.
 func cooledDown(v *view) Decision {
 	var server, again, zone, failure *Ended
 	for i := range v.Record.Recent {
@@ -143,7 +83,7 @@ func cooledDown(v *view) Decision {
 		length time.Duration
 		what   string
 	}{
-		{again, v.limits.Cooldown.Server, "of the kind on the same server"},
+		{again, v.limits.Cooldown.Server, "of the same kind on the same server"},
 		{zone, v.limits.Cooldown.Zone, "in the same zone"},
 		{failure, v.limits.Cooldown.Failure, "that failed in the cluster"},
 	} {
@@ -151,11 +91,12 @@ func cooledDown(v *view) Decision {
 			continue
 		}
 		until = c.after.At.Add(c.length)
-		why = fmt.Sprintf("nothing is done for %s after an operation %s: %s of server %d (operation %s) ended at %s",
+		why = fmt.Sprintf("operations wait for %s after an operation %s: %s of server %d (operation %s) ended at %s",
 			c.length, c.what, c.after.Kind, c.after.ServerID, c.after.OperationID, stamp(c.after.At))
 	}
 	if !until.IsZero() {
-		return v.waitUntil(events.CodeCooldown, until, "%s; it waits until %s, or until the policy's cooldown is shorter", why, stamp(until))
+		return v.waitUntil(events.CodeCooldown, until, "%s; it waits until %s, or until the policy has a shorter cooldown",
+			why, stamp(until))
 	}
 	return v.allow(func() string {
 		if undoes {
@@ -172,29 +113,31 @@ func later(a, b *Ended) *Ended {
 	return a
 }
 
-// withinBudget counts what takes servers down, from when its slot was taken; a start
-// costs nothing.
+// withinBudget counts the operations that take servers down, each from when its slot was
+// taken; a start costs nothing.
 func withinBudget(v *view) Decision {
 	if !v.takesDown() {
 		return v.allow(func() string { return "a start takes no server down" })
 	}
-	const over = "%d operations of %s that take a server down began within %s, at most %d may; the next may at %s, or when the policy's %s is larger"
+	const over = "%d operations of %s that take a server down began within %s, and the limit is %d; " +
+		"the next may begin at %s, or once the policy's %s is larger"
 	cluster, fleet := v.limits.Budget, v.Policy.Fleet
-	spent, free := cluster.spent(v.clusterStarts, v.Now)
+	spent, free := cluster.Spent(v.clusterStarts, v.Now)
 	if !free.IsZero() {
-		return v.waitUntil(events.CodeBudget, free, over, spent, fmt.Sprint("cluster ", v.Operation.ClusterID), cluster.Window, cluster.Operations, stamp(free), "budget")
+		return v.waitUntil(events.CodeBudget, free, over, spent, fmt.Sprint("cluster ", v.Operation.ClusterID),
+			cluster.Window, cluster.Operations, stamp(free), "budget")
 	}
-	all, free := fleet.spent(v.fleetStarts, v.Now)
+	all, free := fleet.Spent(v.fleetStarts, v.Now)
 	if !free.IsZero() {
-		return v.waitUntil(events.CodeBudget, free, over, all, "all clusters", fleet.Window, fleet.Operations, stamp(free), "budget of all clusters")
+		return v.waitUntil(events.CodeBudget, free, over, all, "all clusters", fleet.Window, fleet.Operations,
+			stamp(free), "budget of all clusters")
 	}
 	return v.allow(func() string {
-		return fmt.Sprintf("the cluster's: %s; of all clusters: %s", cluster.say(spent), fleet.say(all))
+		return fmt.Sprintf("the cluster's: %s; of all clusters: %s", usage(cluster, spent), usage(fleet, all))
 	})
 }
 
-// clusterStarts are when operations that take servers of the cluster down began,
-// without this one.
+// clusterStarts yields when other operations that take servers of the cluster down began.
 func (v *view) clusterStarts(yield func(time.Time) bool) {
 	for i := range v.Record.Active {
 		if s := &v.Record.Active[i]; takesDown(s.Kind) && s.OperationID != v.Operation.OperationID && !yield(s.Since) {
@@ -203,14 +146,15 @@ func (v *view) clusterStarts(yield func(time.Time) bool) {
 	}
 	for i := range v.Record.Recent {
 		e := &v.Record.Recent[i]
-		// What runs again after it had ended is counted as it runs.
-		if takesDown(e.Kind) && e.OperationID != v.Operation.OperationID && !v.Record.holds(e.OperationID) && !yield(e.Since) {
+		// An operation that has ended and runs again is counted where it runs.
+		if takesDown(e.Kind) && e.OperationID != v.Operation.OperationID && !v.Record.Holds(e.OperationID, 0) &&
+			!yield(e.Since) {
 			return
 		}
 	}
 }
 
-// fleetStarts are the same of all clusters.
+// fleetStarts does the same for all clusters.
 func (v *view) fleetStarts(yield func(time.Time) bool) {
 	for i := range v.Fleet.Taken {
 		if t := &v.Fleet.Taken[i]; t.OperationID != v.Operation.OperationID && !yield(t.At) {
@@ -219,37 +163,26 @@ func (v *view) fleetStarts(yield func(time.Time) bool) {
 	}
 }
 
-// spent is how much of the budget is used up at now and, where that is all of it,
-// when the next share is free; zero: one is free now.
-func (b Budget) spent(starts iter.Seq[time.Time], now time.Time) (n int, free time.Time) {
-	if b.Operations <= 0 {
-		return 0, time.Time{}
-	}
-	over := now.Add(-b.Window)
-	for at := range starts {
-		if at.After(over) {
-			n++
-		}
-	}
-	if n < b.Operations {
-		return n, time.Time{}
-	}
-	lately := slices.SortedFunc(starts, time.Time.Compare)
-	return n, lately[len(lately)-b.Operations].Add(b.Window)
+// Reserves reports whether the operation needs a share of the budget of all clusters that
+// it does not have yet.
+func (q *Question) Reserves() bool {
+	return q.Policy.Fleet.Operations > 0 && takesDown(q.Operation.Kind) && !q.Retry &&
+		!slices.ContainsFunc(q.Fleet.Taken, func(t Taken) bool { return t.OperationID == q.Operation.OperationID })
 }
 
-// BudgetsUsed are the shares that are used of the cluster's budget and of that of all
-// clusters, 0 to 1; 0 where there is no budget.
+// BudgetsUsed returns how much of the cluster's budget is used, and of the budget of all
+// clusters: 0 to 1, and 0 if there is no budget.
 func (q *Question) BudgetsUsed() (cluster, fleet float64) {
 	v := &view{Question: q, limits: q.Limits()}
-	ratio := func(b Budget, starts iter.Seq[time.Time]) float64 {
-		spent, _ := b.spent(starts, q.Now)
+	ratio := func(b policy.Budget, starts iter.Seq[time.Time]) float64 {
+		spent, _ := b.Spent(starts, q.Now)
 		return float64(spent) / float64(max(1, b.Operations))
 	}
 	return ratio(v.limits.Budget, v.clusterStarts), ratio(q.Policy.Fleet, v.fleetStarts)
 }
 
-func (b Budget) say(spent int) string {
+// usage says how much of a budget is spent.
+func usage(b policy.Budget, spent int) string {
 	if b.Operations <= 0 {
 		return "no limit"
 	}

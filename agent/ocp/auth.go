@@ -15,10 +15,11 @@ import (
 	"time"
 )
 
-var errCredentials = errors.New("credentials: set either username and password, or access key and secret key, or neither pair, each complete")
+var errCredentials = errors.New("credentials: set either username and password, or access key and secret key, " +
+	"or neither pair, each complete")
 
-// ocpHeaderPrefix marks the headers that a signature covers; originHeader is one
-// that public clients send (observed).
+// ocpHeaderPrefix marks the headers that a signature covers. originHeader is one of them,
+// which public clients send (observed).
 const (
 	ocpHeaderPrefix = "x-ocp-"
 	originHeader    = "x-ocp-origin"
@@ -44,7 +45,7 @@ func (c credentials) validate() error {
 	return nil
 }
 
-// authorize adds the credentials to a request that is complete but for them.
+// authorize adds the credentials to a request that is complete otherwise.
 func (c credentials) authorize(req *http.Request, body []byte, now time.Time) {
 	switch {
 	case c == credentials{}:
@@ -62,7 +63,7 @@ func (c credentials) authorize(req *http.Request, body []byte, now time.Time) {
 	req.Header.Set("Authorization", "OCP-ACCESS-KEY-HMACSHA1 "+c.accessKey+":"+signature)
 }
 
-// redact takes secrets out of text that came back: a gateway may echo a request.
+// redact takes secrets out of the text of an answer: a gateway may echo a request.
 func (c credentials) redact(req *http.Request, text string) string {
 	_, authorization, _ := strings.Cut(req.Header.Get("Authorization"), " ")
 	for _, secret := range []string{authorization, c.password, c.secretKey} {
@@ -73,8 +74,8 @@ func (c credentials) redact(req *http.Request, text string) string {
 	return text
 }
 
-// toSign is the text under an AK/SK signature (documented): seven parts, a line
-// each, of exactly what goes over the wire.
+// toSign returns the text under an AK/SK signature (documented): seven parts, a line each,
+// exactly as they go over the wire.
 func toSign(req *http.Request, body []byte) string {
 	digest := ""
 	if len(body) > 0 {
@@ -97,8 +98,8 @@ func toSign(req *http.Request, body []byte) string {
 	}, "\n")
 }
 
-// encodeQuery sorts by name and leaves only unreserved characters (A-Z a-z 0-9
-// -_.~) as they are, as a signature wants it (documented).
+// encodeQuery sorts by name and escapes all but unreserved characters (A-Z a-z 0-9 -_.~),
+// as a signature needs it (documented).
 func encodeQuery(query url.Values) string {
 	// Encode sorts and keeps the same characters; it differs in the space alone,
 	// and a plus sign of the value is %2B by then.

@@ -26,12 +26,12 @@ func signing(c *Config) {
 	c.Now = func() time.Time { return time.Date(2021, 3, 2, 16, 11, 11, 5, time.FixedZone("", 8*3600)) }
 }
 
-// TestSignature compares with signatures made from the documented rules by hand:
+// TestASignatureIsTheOneThatOpensslMakes compares with signatures made from the documented rules by hand:
 //
 //	printf '%s' "$toSign" | openssl dgst -sha1 -hmac 'sk-0123456789' -binary | base64
 //
 // the body's digest being md5sum's in upper case.
-func TestSignature(t *testing.T) {
+func TestASignatureIsTheOneThatOpensslMakes(t *testing.T) {
 	t.Parallel()
 	tests := map[string]struct {
 		base          string
@@ -85,8 +85,8 @@ func TestSignature(t *testing.T) {
 	}
 }
 
-// TestSignedIsSent compares what arrives with what was signed.
-func TestSignedIsSent(t *testing.T) {
+// TestWhatIsSignedIsWhatIsSent compares what arrives with what was signed.
+func TestWhatIsSignedIsWhatIsSent(t *testing.T) {
 	t.Parallel()
 	rec := serve(t, always(http.StatusOK, `{"successful":true,"data":[]}`))
 	client := newClient(t, rec.URL, signing)
@@ -111,7 +111,7 @@ func TestSignedIsSent(t *testing.T) {
 	}
 }
 
-func TestEncodeQuery(t *testing.T) {
+func TestAQueryIsEncodedAsASignatureNeedsIt(t *testing.T) {
 	t.Parallel()
 	got := encodeQuery(url.Values{"b": {"a b+c,~-_.*/"}, "a": {"1"}})
 	if want := "a=1&b=a%20b%2Bc%2C~-_.%2A%2F"; got != want {
@@ -119,7 +119,7 @@ func TestEncodeQuery(t *testing.T) {
 	}
 }
 
-func TestBasicAuth(t *testing.T) {
+func TestUserAndPasswordTravelAsHTTPBasic(t *testing.T) {
 	t.Parallel()
 	rec := serve(t, always(http.StatusOK, `{"successful":true,"data":{"id":1}}`))
 	if _, err := newClient(t, rec.URL).Task(t.Context(), 1); err != nil {

@@ -38,7 +38,7 @@ type call struct {
 	query    url.Values
 	body     []byte
 	id       RequestID
-	plain    bool // a good answer has no envelope around it
+	plain    bool // OCP answers without an envelope if all is well
 }
 
 func get(endpoint, path string, ids ...any) call {
@@ -49,12 +49,13 @@ func post(endpoint, path string, ids ...any) call {
 	return call{endpoint: endpoint, method: http.MethodPost, path: fmt.Sprintf(path, ids...)}
 }
 
-// failure is a failed call without an answer.
+// failure is the error of a call without an answer.
 func (c call) failure(class Class, err error) *Error {
 	return &Error{Endpoint: c.endpoint, Method: c.method, Path: c.path, Class: class, Err: err}
 }
 
-// unexpected is an answer that says yes but does not hold what was asked for.
+// unexpected is the error of a call whose answer reports success but lacks the data that
+// was asked for.
 func (c call) unexpected(envelope Envelope, err error) *Error {
 	failure := c.failure(Ambiguous, err)
 	failure.Status = envelope.status
@@ -70,8 +71,8 @@ func (c *Client) post(ctx context.Context, call call) (Envelope, error) {
 	return c.exchange(ctx, c.posts, call)
 }
 
-// read makes a call that changes nothing, again where it may help: after anything but
-// a definite no, and within the call's deadline.
+// read makes a call that changes nothing. It retries after every failure but a definite
+// no, within the call's deadline.
 func (c *Client) read(ctx context.Context, call call) (Envelope, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
@@ -92,8 +93,8 @@ func (c *Client) read(ctx context.Context, call call) (Envelope, error) {
 	return envelope, err
 }
 
-// pauses grow, are at least what OCP asked for with Retry-After, and end where the
-// next one would not leave time for another attempt.
+// pauses grow, are at least as long as OCP asked for with Retry-After, and end when the
+// next one would leave no time for another attempt.
 func pauses(ctx context.Context, last *error) retry.Backoff {
 	growing := retry.WithMaxRetries(readRetries, retry.WithJitterPercent(readJitter, retry.NewExponential(readPause)))
 	return retry.BackoffFunc(func() (time.Duration, bool) {
@@ -106,24 +107,25 @@ func pauses(ctx context.Context, last *error) retry.Backoff {
 	})
 }
 
-// exchange sends one request and judges the answer, or why there is none.
+// exchange sends one request, within the budget and if the breaker lets it, and judges the
+// answer or the lack of one.
 func (c *Client) exchange(ctx context.Context, via *http.Client, call call) (Envelope, error) {
-	if err := ctx.Err(); err != nil { // its time was over before it came here: not for want of budget
+	if err := ctx.Err(); err != nil { // ended before it came here, so not for lack of budget
 		return Envelope{}, call.failure(NotSent, err)
 	}
 	if err := c.turn(ctx, call); err != nil {
 		return Envelope{}, call.failure(NotSent, fmt.Errorf("%w: %w", ErrBudget, err))
 	}
 	envelope, err := c.breaker.do(func() (Envelope, error) { return c.attempt(ctx, via, call) })
-	if errors.Is(err, errLeftAlone) {
+	if errors.Is(err, errBreakerOpen) {
 		return Envelope{}, call.failure(NotSent, err)
 	}
 	return envelope, err
 }
 
-// turn waits until the budget lets the call through. Reads stand in a line before it, so
-// that a call that changes something waits for one of them at most: its deadline is short,
-// and what was read for it is in vain if it is not made.
+// turn waits until the budget lets the call through. Reads form a line of their own, so
+// that a call that changes something waits for at most one read: its deadline is short, and
+// everything read for it was in vain if it is not made.
 func (c *Client) turn(ctx context.Context, call call) error {
 	if call.method == http.MethodGet {
 		select {
@@ -138,8 +140,8 @@ func (c *Client) turn(ctx context.Context, call call) error {
 
 // attempt is one request over the wire.
 func (c *Client) attempt(ctx context.Context, via *http.Client, call call) (Envelope, error) {
-	// Until there is a connection, proxy and TLS included, not a byte of the request
-	// is written. From then on it may be, and the transport does not say how far.
+	// Before there is a connection, proxy and TLS included, not a byte of the request is
+	// written. Afterwards the transport does not say how much of it was.
 	var connected atomic.Bool
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GotConn: func(httptrace.GotConnInfo) { connected.Store(true) },
@@ -164,7 +166,7 @@ func (c *Client) attempt(ctx context.Context, via *http.Client, call call) (Enve
 	return Envelope{}, failure
 }
 
-// request is the call as it goes over the wire.
+// request returns the call as it goes over the wire.
 func (c *Client) request(ctx context.Context, call call) (*http.Request, error) {
 	url := c.base.JoinPath(call.path)
 	url.RawQuery = encodeQuery(call.query)
@@ -187,19 +189,19 @@ func (c *Client) request(ctx context.Context, call call) (*http.Request, error) 
 	return req, nil
 }
 
-// answer is what came back, whole.
+// answer is a whole HTTP answer.
 type answer struct {
 	status int
 	header http.Header
 	body   []byte
 }
 
-// send makes one HTTP exchange. With an error the answer holds what came before it.
+// send makes one HTTP exchange. With an error, the answer holds whatever came before it.
 func send(via *http.Client, req *http.Request) (answer, error) {
 	resp, err := via.Do(req)
 	if err != nil {
 		if outer, ok := errors.AsType[*url.Error](err); ok {
-			err = outer.Err // what it adds is in our own error
+			err = outer.Err // our own error has method and path already
 		}
 		return answer{}, err
 	}
@@ -222,7 +224,7 @@ func codeOf(a answer, err error) string {
 	return strconv.Itoa(a.status)
 }
 
-// judge reads a whole answer, and adds to a failure what the body cannot tell.
+// judge reads a whole answer, and adds to a failure what its body does not say.
 func (c *Client) judge(call call, req *http.Request, a answer) (Envelope, error) {
 	envelope, err := DecodeEnvelope(a.status, a.body)
 	c.setClock(a.header, envelope.Timestamp, err == nil)
@@ -248,9 +250,9 @@ func (c *Client) excerpt(req *http.Request, body []byte) string {
 	return printable(c.credentials.redact(req, start), maxExcerptBytes)
 }
 
-// setClock goes by the time in good answers' envelopes, of the clock that stamps tasks.
-// Before it has seen one it takes what there is: the Date header has whole seconds and may be
-// a gateway's, as may be all of an answer that is not good.
+// setClock goes by the time in the envelopes of good answers: that clock stamps tasks too.
+// Until it has seen one, it takes any time there is. The Date header has whole seconds and
+// may come from a gateway, as may everything in an answer that is not good.
 func (c *Client) setClock(header http.Header, stamp time.Time, good bool) {
 	switch {
 	case good && !stamp.IsZero():
@@ -260,13 +262,13 @@ func (c *Client) setClock(header http.Header, stamp time.Time, good bool) {
 	case stamp.IsZero():
 		stamp, _ = http.ParseTime(header.Get("Date"))
 	}
-	// A clock that is days off is no clock, but a constant somewhere in between.
+	// A time that is days off is no clock, but a constant of something in between.
 	if offset := stamp.Sub(c.now()); !stamp.IsZero() && offset.Abs() < maxClockOffset {
 		c.offset.Store(int64(offset))
 	}
 }
 
-// retryAfter is the pause that an answer asks for, as seconds or as a date.
+// retryAfter returns the pause that an answer asks for, as seconds or as a date.
 func retryAfter(header http.Header, now time.Time) time.Duration {
 	value := header.Get("Retry-After")
 	if seconds, err := strconv.Atoi(value); err == nil {

@@ -28,9 +28,9 @@ func stop(ctx context.Context, c *Client) (Task, error) {
 	return c.Operate(ctx, Stop, 1, 2, Params{}, RequestID{IdempotencyKey: "op-1", XRequestID: "op-1.1"})
 }
 
-// TestClasses has OCP give every kind of answer to a POST: what it can have done
+// TestTheClassOfAnAnswerSaysWhatTheCallCanHaveDone has OCP give every kind of answer to a POST: what it can have done
 // decides whether a server may be stopped a second time.
-func TestClasses(t *testing.T) {
+func TestTheClassOfAnAnswerSaysWhatTheCallCanHaveDone(t *testing.T) {
 	t.Parallel()
 	refusal := `{"error":{"code":50002,"message":"Operation not allowed"},"successful":false,"status":409,"traceId":"1f3a"}`
 	tests := map[string]struct {
@@ -125,9 +125,9 @@ func listen(t *testing.T, read bool, serve func(net.Conn)) (url string, connecti
 	return "http://" + listener.Addr().String(), connections, requests
 }
 
-// TestOnePost breaks the connection at every point of a POST with an Idempotency-Key:
+// TestAPostIsSentOnceWhateverBreaks breaks the connection at every point of a POST with an Idempotency-Key:
 // one connection, one request, and nobody knows.
-func TestOnePost(t *testing.T) {
+func TestAPostIsSentOnceWhateverBreaks(t *testing.T) {
 	t.Parallel()
 	write := func(s string) func(net.Conn) {
 		return func(conn net.Conn) { _, _ = io.WriteString(conn, s) }
@@ -187,7 +187,7 @@ func TestPostsDoNotShareConnections(t *testing.T) {
 	}
 }
 
-func TestDeadlineOfPost(t *testing.T) {
+func TestACancelledPostMayHaveHadAnEffect(t *testing.T) {
 	t.Parallel()
 	hanging, done := make(chan struct{}), make(chan struct{})
 	url, _, requests := listen(t, true, func(net.Conn) { close(hanging); <-done })
@@ -201,7 +201,7 @@ func TestDeadlineOfPost(t *testing.T) {
 	}
 }
 
-func TestTimeoutOfPost(t *testing.T) {
+func TestAPostThatTimesOutMayHaveHadAnEffect(t *testing.T) {
 	t.Parallel()
 	done := make(chan struct{})
 	url, _, _ := listen(t, true, func(net.Conn) { <-done })
@@ -212,7 +212,7 @@ func TestTimeoutOfPost(t *testing.T) {
 	}
 }
 
-func TestNotSent(t *testing.T) {
+func TestACallThatReachesNobodyIsNotSent(t *testing.T) {
 	t.Parallel()
 	closed, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -249,7 +249,7 @@ func TestNotSent(t *testing.T) {
 	}
 }
 
-func TestBudget(t *testing.T) {
+func TestCallsKeepToTheirBudget(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		client := newClient(t, "http://ocp.test", func(c *Config) { c.MaxRPS = 0.5; c.Timeout = time.Second })
@@ -313,7 +313,7 @@ func TestACallWaitsForOneReadOfManyAtMost(t *testing.T) {
 	})
 }
 
-func TestTooLong(t *testing.T) {
+func TestAnAnswerThatIsTooLongIsAmbiguous(t *testing.T) {
 	t.Parallel()
 	padding := func(n int) string { return strings.Repeat(" ", n-len(accepted)) }
 	for size, want := range map[int]bool{maxBodyBytes: true, maxBodyBytes + 1: false} {
@@ -342,7 +342,7 @@ func TestRedirectsAreNotFollowed(t *testing.T) {
 	}
 }
 
-func TestCAFile(t *testing.T) {
+func TestAnOCPWithACertificateOfTheCAFileIsTrusted(t *testing.T) {
 	t.Parallel()
 	secure := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodPost && r.ProtoMajor != 1 {
@@ -365,8 +365,8 @@ func TestCAFile(t *testing.T) {
 	}
 }
 
-// TestReads retries over an OCP without a network, in time that passes at once.
-func TestReads(t *testing.T) {
+// TestReadsAreRetriedUntilADefiniteNoOrTheDeadline retries over an OCP without a network, in time that passes at once.
+func TestReadsAreRetriedUntilADefiniteNoOrTheDeadline(t *testing.T) {
 	t.Parallel()
 	later := func(status int, after string) *http.Response {
 		r := response(status, "")
@@ -444,7 +444,7 @@ func TestReadsEndWithTheirContext(t *testing.T) {
 	})
 }
 
-func TestObserve(t *testing.T) {
+func TestAnExchangeWithoutAnAnswerIsObservedAsAnError(t *testing.T) {
 	t.Parallel()
 	url, _, _ := listen(t, true, func(net.Conn) {})
 	var got []string
@@ -462,7 +462,7 @@ func TestObserve(t *testing.T) {
 	}
 }
 
-func TestClockOffset(t *testing.T) {
+func TestTheClockComesFromTheEnvelopeBeforeTheHeader(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2021, 3, 2, 8, 0, 0, 0, time.UTC)
 	tests := map[string]struct {
@@ -520,7 +520,7 @@ func TestTheClockIsNotAGatewaysOnceOCPHasToldIt(t *testing.T) {
 	}
 }
 
-func TestRetryAfter(t *testing.T) {
+func TestRetryAfterIsSecondsOrADateAndBounded(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2021, 3, 2, 8, 0, 0, 0, time.UTC)
 	for value, want := range map[string]time.Duration{
@@ -539,7 +539,7 @@ func TestRetryAfter(t *testing.T) {
 	}
 }
 
-func TestErrorReads(t *testing.T) {
+func TestAnErrorNamesCallStatusAndTrace(t *testing.T) {
 	t.Parallel()
 	tests := map[string]*Error{
 		"POST /x/stop: 409: Operation not allowed (OCP code 50002, trace 139d82c5f88f42f4)": {Method: "POST", Path: "/x/stop", Status: 409, Code: 50002, Message: "Operation not allowed", TraceID: "139d82c5f88f42f4"},
@@ -557,7 +557,7 @@ func TestErrorReads(t *testing.T) {
 	}
 }
 
-func TestPrintable(t *testing.T) {
+func TestTextFromTheNetworkIsOneShortPrintableLine(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{
 		"":                       "",
@@ -601,8 +601,8 @@ func FuzzDecodeEnvelope(f *testing.F) {
 	})
 }
 
-// TestStatusInsideSuccess: the envelope's status first, then OCP's code.
-func TestStatusInsideSuccess(t *testing.T) {
+// TestAFailureInsideHTTP200HasItsOwnStatus: the envelope's status first, then OCP's code.
+func TestAFailureInsideHTTP200HasItsOwnStatus(t *testing.T) {
 	t.Parallel()
 	for body, want := range map[string]int{
 		`{"successful":false,"status":403,"error":{"code":20000}}`: 403,
@@ -619,13 +619,13 @@ func TestStatusInsideSuccess(t *testing.T) {
 	}
 }
 
-func TestAnOCPThatDoesNotAnswerIsLeftAlone(t *testing.T) {
+func TestTheBreakerSparesAnOCPThatDoesNotAnswer(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var asked atomic.Int64
 		var healthy atomic.Bool
 		var told []bool
-		c, err := New(Config{URL: "http://ocp.invalid", Username: "u", Password: "p", LeftAlone: func(alone bool) { told = append(told, alone) }})
+		c, err := New(Config{URL: "http://ocp.invalid", Username: "u", Password: "p", OnBreaker: func(open bool) { told = append(told, open) }})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -648,7 +648,7 @@ func TestAnOCPThatDoesNotAnswerIsLeftAlone(t *testing.T) {
 			t.Helper()
 			healthy.Store(true)
 			began := time.Now()
-			for err := errLeftAlone; err != nil; _, err = c.Zones(t.Context(), 1) {
+			for err := errBreakerOpen; err != nil; _, err = c.Zones(t.Context(), 1) {
 				time.Sleep(50 * time.Millisecond)
 			}
 			if took := time.Since(began); took > atMost {
@@ -656,9 +656,25 @@ func TestAnOCPThatDoesNotAnswerIsLeftAlone(t *testing.T) {
 			}
 			healthy.Store(false)
 		}
+		changed := func(open bool) {
+			t.Helper()
+			select {
+			case <-c.BreakerChanged():
+			default:
+				t.Error("no signal that the breaker has changed")
+			}
+			if c.BreakerOpen() != open {
+				t.Errorf("breaker open: got %t, want %t", !open, open)
+			}
+		}
+		if c.BreakerOpen() {
+			t.Error("the breaker is open before anything was asked")
+		}
 		// A call that fails takes up to two seconds, with its tries again.
 		look(4 * time.Second)
+		changed(true)
 		recovers(2*breakerMinPause + 2*time.Second)
+		changed(false)
 
 		asked.Store(0)
 		const hour = time.Hour
@@ -670,7 +686,7 @@ func TestAnOCPThatDoesNotAnswerIsLeftAlone(t *testing.T) {
 		}
 		recovers(breakerMaxPause*5/4 + 2*time.Second)
 		if !slices.Equal(told, []bool{true, false, true, false}) {
-			t.Errorf("told %v, want that it is left alone, then that it is not, twice", told)
+			t.Errorf("told %v, want that it opens, then that it closes, twice", told)
 		}
 	})
 }

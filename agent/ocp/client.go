@@ -18,20 +18,22 @@ import (
 
 var errProxy = errors.New("the proxy that the environment names is not a valid URL")
 
-// DefaultTimeout is the deadline of a call where Config.Timeout is zero.
+// DefaultTimeout is the deadline of a call if Config.Timeout is zero.
 const DefaultTimeout = 10 * time.Second
 
-// API is the version of OCP's API: which parameters a stop needs.
+// API is the version of OCP's API. It decides which parameters a stop needs.
 type API string
 
+// The versions of the API.
 const (
 	V3  API = "v3"
 	V43 API = "v4.3"
 )
 
-// ParamStyle is where parameters travel; the documentation does not say (unknown).
+// ParamStyle is where parameters travel. The documentation does not say (unknown).
 type ParamStyle string
 
+// The styles of parameters.
 const (
 	Query ParamStyle = "query"
 	JSON  ParamStyle = "json"
@@ -49,15 +51,14 @@ type Config struct {
 	MaxRPS               float64       // requests a second over all calls of the client; zero: unlimited
 	UserAgent            string
 
-	// Observe, if not nil, is told of each HTTP exchange: code is the HTTP status, or
-	// "error" where no complete answer came. Like Retried it must be safe for
-	// concurrent use.
+	// Observe, if not nil, is called after each HTTP exchange. code is the HTTP status, or
+	// "error" if no complete answer came. It must be safe for concurrent use, as must Retried.
 	Observe func(endpoint, code string, took time.Duration)
-	// Retried, if not nil, is told of each retry of a read.
+	// Retried, if not nil, is called at each retry of a read.
 	Retried func(endpoint string)
-	// LeftAlone, if not nil, is told when OCP gets no more requests because it does
-	// not answer, and when it does again. It must not call the client.
-	LeftAlone func(bool)
+	// OnBreaker, if not nil, is called with the new value at each change of BreakerOpen.
+	// It must not call the client.
+	OnBreaker func(bool)
 	// Now is the clock of signatures and of ClockOffset; nil: time.Now.
 	Now func() time.Time
 }
@@ -71,7 +72,7 @@ type Client struct {
 	timeout     time.Duration
 	userAgent   string
 	budget      *rate.Limiter
-	line        chan struct{} // a place: the read that is next
+	line        chan struct{} // holds the read that is next
 	breaker     *breaker
 	reads       *http.Client
 	posts       *http.Client
@@ -79,11 +80,11 @@ type Client struct {
 	retried     func(endpoint string)
 	now         func() time.Time
 	offset      atomic.Int64 // OCP's clock minus ours, in nanoseconds
-	stamped     atomic.Bool  // that was told by OCP itself
+	stamped     atomic.Bool  // offset comes from OCP itself
 }
 
-// New checks the configuration and returns a client; it does not call OCP. Its error
-// lists all that is wrong.
+// New checks the configuration and returns a client. It does not call OCP. Its error lists
+// everything that is wrong.
 func New(config Config) (*Client, error) {
 	base, urlErr := parseBase(config.URL)
 	roots, rootsErr := readRoots(config.CAFile)
@@ -99,7 +100,7 @@ func New(config Config) (*Client, error) {
 		userAgent: config.UserAgent,
 		budget:    newBudget(config.MaxRPS),
 		line:      make(chan struct{}, 1),
-		breaker:   newBreaker(config.LeftAlone),
+		breaker:   newBreaker(config.OnBreaker),
 		reads:     newHTTPClient(readTransport(roots)),
 		posts:     newHTTPClient(postTransport(roots)),
 		observe:   config.Observe,
@@ -175,8 +176,8 @@ func newBudget(maxRPS float64) *rate.Limiter {
 	return rate.NewLimiter(rate.Limit(maxRPS), int(max(1, min(maxRPS, math.MaxInt32))))
 }
 
-// newHTTPClient follows no redirect: it would turn a POST into another request, or
-// send it twice, and hand credentials to whoever is named.
+// newHTTPClient returns a client that follows no redirect: that would turn a POST into
+// another request, or send it twice, and hand the credentials to whoever is named.
 func newHTTPClient(transport *http.Transport) *http.Client {
 	return &http.Client{
 		Transport:     transport,
@@ -195,10 +196,10 @@ func readTransport(roots *x509.CertPool) *http.Transport {
 	}
 }
 
-// postTransport sends each POST once. http.Transport on its own sends a request again
-// when a reused connection breaks and the request counts as replayable, and a POST
-// with an Idempotency-Key does. So each POST has a fresh connection, where the
-// transport never does that, and HTTP/2, which has retries of its own, is off.
+// postTransport sends each POST once. http.Transport repeats a request by itself if a
+// reused connection breaks and the request counts as replayable, as a POST with an
+// Idempotency-Key does. So each POST gets a fresh connection, on which the transport never
+// repeats anything, and HTTP/2, which has retries of its own, is off.
 func postTransport(roots *x509.CertPool) *http.Transport {
 	transport := readTransport(roots)
 	transport.DisableKeepAlives = true
@@ -208,7 +209,7 @@ func postTransport(roots *x509.CertPool) *http.Transport {
 	return transport
 }
 
-// proxy is the environment's; its own error would quote the proxy's password.
+// proxy returns the environment's proxy. The error of net/http would quote its password.
 func proxy(req *http.Request) (*url.URL, error) {
 	via, err := http.ProxyFromEnvironment(req)
 	if err != nil {
@@ -223,6 +224,6 @@ func (c *Client) Close() {
 	c.posts.CloseIdleConnections()
 }
 
-// ClockOffset is OCP's clock minus ours, as of the last answer that told it: positive
-// where OCP is ahead. It is 0 until known, and includes the time the answer took.
+// ClockOffset returns OCP's clock minus ours, as of the last answer that had a time:
+// positive if OCP is ahead, and 0 until it is known. It includes the time the answer took.
 func (c *Client) ClockOffset() time.Duration { return time.Duration(c.offset.Load()) }

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-func TestNewRefuses(t *testing.T) {
+func TestNewListsEverythingThatIsWrong(t *testing.T) {
 	t.Parallel()
 	notPEM := filepath.Join(t.TempDir(), "ca.pem")
 	if err := os.WriteFile(notPEM, []byte("x"), 0o600); err != nil {

@@ -2,8 +2,8 @@ package ocp
 
 import "strings"
 
-// taskContext is what a task was started with: a string as Java prints it, or an
-// object (both documented).
+// taskContext is the context that a task was started with: a string as Java prints it, or
+// an object (both documented).
 type taskContext struct {
 	strings map[string]string
 	lists   map[string][]string
@@ -33,7 +33,7 @@ func (c *taskContext) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// serverIDs are the servers that the task works on, each once.
+// serverIDs returns the servers that the task works on, each once.
 func (c taskContext) serverIDs() []int64 {
 	var ids []int64
 	seen := map[int64]bool{}
@@ -46,13 +46,13 @@ func (c taskContext) serverIDs() []int64 {
 	return ids
 }
 
-// ParseContext takes apart the context of a task where OCP writes it as a string:
+// ParseContext takes apart the context of a task that OCP wrote as a string:
 //
 //	Context(parallelIdx=-1, stringMap={zone_name=zone2, server_id=3}, listMap={server_ids=[3]})
 //
-// The text quotes nothing, so values with commas, equals signs or brackets in them
-// are a guess: what cannot start a new entry belongs to the value before it. It
-// never fails and keeps what it can.
+// The text quotes nothing, so values with commas, equals signs or brackets are a guess:
+// text that cannot start a new entry belongs to the value before it. ParseContext never
+// fails and keeps as much as it can.
 func ParseContext(s string) (stringMap map[string]string, listMap map[string][]string) {
 	stringMap = entries(section(s, "stringMap={"))
 	listMap = map[string][]string{}
@@ -67,8 +67,8 @@ func ParseContext(s string) (stringMap map[string]string, listMap map[string][]s
 	return stringMap, listMap
 }
 
-// section is what stands between opening and its closing brace, or up to the end
-// of a text that was cut off.
+// section returns the text between opening and its closing brace, or the rest of a text
+// that was cut off.
 func section(s, opening string) string {
 	_, s, _ = strings.Cut(s, opening)
 	depth := 1
@@ -104,7 +104,7 @@ func entries(s string) map[string]string {
 		name, value = next, []string{rest}
 	}
 	values[name] = strings.Join(value, ",")
-	delete(values, "") // what stood before the first name
+	delete(values, "") // text before the first name
 	return values
 }
 
@@ -117,8 +117,8 @@ func isName(s string) bool {
 	return s != ""
 }
 
-// split cuts at the commas outside of brackets, or at all commas where brackets do
-// not pair up.
+// split cuts at the commas outside of brackets, or at all commas if the brackets do not
+// pair up.
 func split(s string) []string {
 	var parts []string
 	depth, start := 0, 0

@@ -6,13 +6,13 @@ import (
 	"slices"
 )
 
-// arrange puts subtasks, whose ids are unique, in the order in which they can run,
-// and makes both ends of every edge say the same. OCP lists them out of order and
-// leaves ends of edges out (observed). The result does not depend on the order of
-// the input.
+// arrange puts subtasks, whose ids are unique, in an order in which they can run, and makes
+// both ends of each edge agree. OCP lists subtasks out of order and leaves ends of edges
+// out (observed). The result does not depend on the order of the input.
 //
-// Edges to unknown subtasks and to itself are dropped. Where edges cannot tell the order, because
-// there are none or they form a cycle, series numbers do, and else the ids.
+// Edges to unknown subtasks, and from a subtask to itself, are dropped. If the edges do not
+// tell the order, because there are none or they form a cycle, the series numbers do, or
+// else the ids.
 func arrange(subtasks []Subtask) []Subtask {
 	slices.SortFunc(subtasks, bySeries)
 	if connect(subtasks) > 0 {
@@ -39,8 +39,8 @@ func bySeries(a, b Subtask) int {
 	return cmp.Compare(a.ID, b.ID)
 }
 
-// connect completes the edges from whichever end has them, each list sorted and
-// without repeats, and returns how many edges there are.
+// connect completes each edge from the end that has it, sorts the lists, removes repeats,
+// and returns how many edges there are.
 func connect(subtasks []Subtask) int {
 	type edge struct{ up, down int64 }
 	edges := map[edge]struct{}{}
@@ -74,8 +74,8 @@ func connect(subtasks []Subtask) int {
 	return known
 }
 
-// kahn sorts topologically; among subtasks that are ready the first of the input
-// comes first. Subtasks on or behind a cycle are missing from the result.
+// kahn sorts topologically. Subtasks that are ready keep the order of the input. Subtasks
+// on or behind a cycle are missing from the result.
 func kahn(subtasks []Subtask) []Subtask {
 	position := positions(subtasks)
 	waiting := make([]int, len(subtasks)) // upstreams not yet in the order
@@ -107,7 +107,7 @@ func positions(subtasks []Subtask) map[int64]int {
 	return position
 }
 
-// intHeap is the smallest int first, for container/heap.
+// intHeap is a heap for container/heap, the smallest int first.
 type intHeap []int
 
 func (h intHeap) Len() int           { return len(h) }

@@ -8,17 +8,17 @@ import (
 	"time"
 )
 
-// Envelope is what OCP wraps around its answers.
+// Envelope is the frame that OCP puts around its answers.
 type Envelope struct {
 	Data      json.RawMessage // nil: none
-	Timestamp time.Time       // OCP's clock; zero where absent or without an offset
+	Timestamp time.Time       // OCP's clock; zero if absent or without an offset
 	TraceID   string
 
 	status int // HTTP
 }
 
-// wireEnvelope is the documented envelope, and beside it what a Spring application
-// answers when its own error handling did not run.
+// wireEnvelope is the documented envelope together with the fields that a Spring
+// application answers with if OCP's own error handling did not run.
 type wireEnvelope struct {
 	Data       json.RawMessage `json:"data"`
 	Successful word            `json:"successful"`
@@ -47,14 +47,14 @@ func (e *wireError) UnmarshalJSON(data []byte) error {
 	return decode(data, (*plain)(e))
 }
 
-// DecodeEnvelope takes apart the answer to a call. Its error is an *Error with the
-// class of the failure and all that the answer says about it:
+// DecodeEnvelope takes apart the answer to a call. Its error is an *Error with the class of
+// the failure and everything that the answer says about it:
 //
 //   - status 2xx with successful true, or without successful but with data: no error.
-//   - status 2xx with successful false: Refused. Status is then the envelope's status
-//     where that is an error, else the one that belongs to OCP's code, else 200; of
-//     500 and more it is Ambiguous.
-//   - any other status: by the status alone, 4xx Refused but for 408, 425, 429 and
+//   - status 2xx with successful false: Refused. Status is then the envelope's status if
+//     that is an error, else the one that belongs to OCP's code, else 200. From 500 on,
+//     the class is Ambiguous.
+//   - any other status: by the status alone, 4xx Refused except for 408, 425, 429 and
 //     499; all others Ambiguous.
 //   - anything else: Ambiguous.
 func DecodeEnvelope(status int, body []byte) (Envelope, error) {
@@ -71,9 +71,9 @@ func DecodeEnvelope(status int, body []byte) (Envelope, error) {
 	if isNull(envelope.Data) {
 		envelope.Data = nil
 	}
-	// A time without offset would put the clock off by hours: zero then.
+	// A time without an offset would put the clock off by hours, so it counts as absent.
 	if t, err := time.Parse(time.RFC3339, string(wire.Timestamp)); err == nil {
-		envelope.Timestamp = known(t)
+		envelope.Timestamp = orNever(t)
 	}
 	failure := &Error{
 		Class:   classOfStatus(status),
@@ -89,7 +89,7 @@ func DecodeEnvelope(status int, body []byte) (Envelope, error) {
 	case wire.Successful == "FALSE":
 		failure.Status = wire.failedStatus(status)
 		failure.Class = Refused
-		if failure.Status >= 500 { // OCP says itself that it broke, so that nobody knows how far it came
+		if failure.Status >= 500 { // OCP itself says that it broke: nobody knows how far it came
 			failure.Class = Ambiguous
 		}
 	case wire.Successful != "TRUE" && envelope.Data == nil:
@@ -107,7 +107,7 @@ func unreadable(status int) error {
 	return errUnreadable
 }
 
-// message is the first of the texts that says anything; some are null (observed).
+// message returns the first text that says anything; some are null (observed).
 func (w wireEnvelope) message() string {
 	texts := []text{w.Error.Message, w.Error.DebugMessage}
 	for _, sub := range w.Error.SubErrors[:min(1, len(w.Error.SubErrors))] {
@@ -121,8 +121,8 @@ func (w wireEnvelope) message() string {
 	return ""
 }
 
-// failedStatus finds the status that a failure inside an HTTP success stands for.
-// The codes are ocp-express's (observed); OCP's may differ, so they come last.
+// failedStatus returns the status of a failure inside an HTTP success. The codes are those
+// of ocp-express (observed); OCP's may differ, so they come last.
 func (w wireEnvelope) failedStatus(status int) int {
 	if w.Status >= 400 && w.Status <= 599 {
 		return w.Status.count()

@@ -20,7 +20,7 @@ var (
 	errSwitched   = errors.New("the answer switches protocols")
 )
 
-// Limits of text that comes from the network and ends up in errors.
+// Limits of text that comes from the network and goes into errors.
 const (
 	maxExcerptBytes = 200
 	maxMessageBytes = 1000
@@ -28,9 +28,11 @@ const (
 	maxNameBytes    = 256
 )
 
-// Class says what a failed request can have done. Its zero value is the careful one.
+// Class says whether a failed request can have had an effect. The zero value is the careful
+// one.
 type Class int
 
+// The classes.
 const (
 	Ambiguous Class = iota // nobody knows whether the request had an effect
 	Refused                // a definite no: the request had no effect
@@ -56,8 +58,8 @@ func ClassOf(err error) Class {
 	return Ambiguous
 }
 
-// classOfStatus judges an HTTP status on its own, whatever the body says. 408, 425,
-// 429 and 499 can come from a gateway that gave up on a request it had passed on.
+// classOfStatus judges an HTTP status alone, whatever the body says. 408, 425, 429 and 499
+// can come from a gateway that gave up on a request after passing it on.
 func classOfStatus(status int) Class {
 	switch {
 	case status == http.StatusRequestTimeout, status == http.StatusTooEarly,
@@ -70,7 +72,7 @@ func classOfStatus(status int) Class {
 	}
 }
 
-// Error is a failed call. Every error that a Client's call returns is one.
+// Error is a failed call. Every error of a Client's calls is one.
 type Error struct {
 	Endpoint   string // short and stable, fit for a metric's label: "server_stop"
 	Method     string
@@ -78,9 +80,9 @@ type Error struct {
 	Class      Class
 	Status     int    // HTTP status; 0: no answer. See DecodeEnvelope for a failure inside HTTP 200
 	Code       int    // OCP's error code; 0: none
-	Message    string // OCP's words
-	TraceID    string // what OCP's support asks for
-	Excerpt    string // printable start of an answer that does not hold what it should
+	Message    string // in OCP's words
+	TraceID    string // OCP's support asks for it
+	Excerpt    string // printable start of an answer that lacks what it should have
 	RetryAfter time.Duration
 	Err        error // the cause on our side of the wire
 }
@@ -125,8 +127,8 @@ func (e *Error) references() string {
 
 func (e *Error) Unwrap() error { return e.Err }
 
-// printable returns the start of text, at most limit bytes, on one line and
-// without characters that could play tricks on a terminal.
+// printable returns the start of text, at most limit bytes, on one line, without characters
+// that could play tricks on a terminal.
 func printable(text string, limit int) string {
 	// Blanks that are dropped below must not push everything else past the limit.
 	text = text[:min(len(text), 16*limit)]
@@ -149,7 +151,7 @@ func printable(text string, limit int) string {
 	return b.String()
 }
 
-// short is a name as it is, but for one so long that no event could carry it.
+// short cuts names that are too long for any event, and returns all others as they are.
 func short(name text) string {
 	if len(name) <= maxNameBytes {
 		return string(name)

@@ -12,13 +12,13 @@ var (
 	errNoInfo  = errors.New("the answer does not say OCP's version")
 )
 
-// Info is what OCP says about itself.
+// Info is the version of OCP.
 type Info struct {
 	Version string
 	Name    string
 }
 
-// Status asks OCP whether it is well. An OCP that says it is not gives a Refused error.
+// Status asks OCP whether it is well. If OCP says that it is not, the error is Refused.
 func (c *Client) Status(ctx context.Context) error {
 	call := get("status", "/api/status")
 	call.plain = true
@@ -42,7 +42,7 @@ func (c *Client) Status(ctx context.Context) error {
 // Info asks OCP for its version.
 func (c *Client) Info(ctx context.Context) (Info, error) {
 	call := get("info", "/api/v2/info")
-	call.plain = true // as in the published sample; an envelope is taken too
+	call.plain = true // as in the published sample; an envelope is accepted too
 	envelope, err := c.read(ctx, call)
 	if err != nil {
 		return Info{}, err

@@ -13,16 +13,17 @@ var (
 	errID     = errors.New("ids of clusters and servers start at 1")
 )
 
-// Action is what OCP does to a server.
+// Action is an operation on a server.
 type Action string
 
+// The actions.
 const (
 	Stop    Action = "stop"
 	Start   Action = "start"
 	Restart Action = "restart"
 )
 
-// Params are the choices of a stop or restart; a start has none (documented).
+// Params are the parameters of a stop or restart; a start has none (documented).
 type Params struct {
 	Force        bool   // stop without waiting for logs: unsafe; deprecated in V4.3
 	FreezeServer *bool  // minor compaction first; nil: OCP's default, which V4.3 does not have and gets false
@@ -35,13 +36,15 @@ type RequestID struct {
 	XRequestID     string // header X-Request-Id
 }
 
-// Operate asks OCP to stop, start or restart a server and returns the task that does
-// it. It is one POST, never repeated, whatever happens: an error's class says whether
-// the server may be stopping all the same.
+// Operate asks OCP to stop, start or restart a server and returns the task that does it. It
+// is one POST, never repeated, whatever happens. The class of an error says whether the
+// server may be stopping nevertheless.
 //
-// The task is as OCP answered it, and need not name the cluster and server that were
-// asked for: check it.
-func (c *Client) Operate(ctx context.Context, action Action, clusterID, serverID int64, params Params, id RequestID) (Task, error) {
+// The task is as OCP answered it. It need not name the cluster and server that were asked
+// for: check it.
+func (c *Client) Operate(
+	ctx context.Context, action Action, clusterID, serverID int64, params Params, id RequestID,
+) (Task, error) {
 	call := post("server_"+string(action), "/api/v2/ob/clusters/%d/servers/%d/"+string(action), clusterID, serverID)
 	call.id = id
 	switch {
@@ -60,8 +63,8 @@ func (c *Client) Operate(ctx context.Context, action Action, clusterID, serverID
 	return call.task(envelope)
 }
 
-// fields are the parameters to send: those at their default are left out, but for
-// freezeServer, which V4.3 requires (documented).
+// fields returns the parameters to send. Parameters at their default are left out, except
+// for freezeServer, which V4.3 requires (documented).
 func (p Params) fields(action Action, api API) map[string]any {
 	fields := map[string]any{}
 	if action == Start {
@@ -81,7 +84,7 @@ func (p Params) fields(action Action, api API) map[string]any {
 	return fields
 }
 
-// pass puts fields where OCP looks for parameters. Without any, there is no body.
+// pass puts fields where OCP looks for parameters. Without fields there is no body.
 func (c *call) pass(fields map[string]any, style ParamStyle) error {
 	if len(fields) == 0 {
 		return nil

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-func TestOperateSends(t *testing.T) {
+func TestOperateSendsTheParametersOfItsVersionAndStyle(t *testing.T) {
 	t.Parallel()
 	yes, no := true, false
 	tests := []struct {
@@ -61,7 +61,7 @@ func TestOperateSends(t *testing.T) {
 	}
 }
 
-func TestOperateRefusesByItself(t *testing.T) {
+func TestOperateRefusesUnknownActionsAndIDsWithoutACall(t *testing.T) {
 	t.Parallel()
 	rec := serve(t, always(http.StatusOK, accepted))
 	client := newClient(t, rec.URL)
@@ -78,7 +78,7 @@ func TestOperateRefusesByItself(t *testing.T) {
 	}
 }
 
-func TestRetryTask(t *testing.T) {
+func TestRetryTaskTakesAnyYesOfOCP(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
 		status int

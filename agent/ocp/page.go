@@ -12,22 +12,22 @@ import (
 
 var errNoList = errors.New("the answer has no list")
 
-// PageSize is how many entries of a list come with one request; documented limit: 2000.
+// PageSize is how many entries of a list one request asks for; the documented limit is 2000.
 const PageSize = 100
 
 const maxPages = 1000
 
-// listed is an entry of a list; its key tells it from all others.
+// listed is an entry of a list. Its key is unique in the list.
 type listed interface{ key() any }
 
-// page is the data of a list: entries with or without word of further pages.
+// page is the data of a list: entries, which may come with a note about further pages.
 type page struct {
 	entries []json.RawMessage
 	pages   int // 0: unknown
 	total   int // 0: unknown
 }
 
-// read takes apart data, which is JSON.
+// read reads the data of an envelope.
 func (p *page) read(data []byte) error {
 	if bytes.HasPrefix(data, []byte("[")) {
 		return json.Unmarshal(data, &p.entries)
@@ -52,13 +52,16 @@ func (p *page) read(data []byte) error {
 	return nil
 }
 
-// list collects the entries of all pages, each key once: a list that grows while it
-// is read shows entries again. Entries that decode cannot read are left out.
+// list collects the entries of all pages, each key once: a list that grows while it is read
+// shows entries again. Entries that decode cannot read are left out.
 //
-// It stops where the answer says so, at a page that brings nothing new, at a page
-// after which past says that no more is wanted, and after 1000 pages. Only lists that
-// are documented to have pages are asked for more than one when the answer is silent.
-func list[T listed](ctx context.Context, c *Client, call call, paged bool, decode func([]byte) (T, error), past func([]T) bool) ([]T, error) {
+// It stops when the answer says so, at a page without new entries, at a page after which
+// past says that no more are wanted, and after 1000 pages. If the answer does not say
+// whether there are more pages, only lists that are documented to have pages (paged) are
+// asked for more than one.
+func list[T listed](
+	ctx context.Context, c *Client, call call, paged bool, decode func([]byte) (T, error), past func([]T) bool,
+) ([]T, error) {
 	var entries []T
 	seen := map[any]bool{}
 	read := 0
@@ -83,7 +86,7 @@ func list[T listed](ctx context.Context, c *Client, call call, paged bool, decod
 		}
 		read += len(p.entries)
 		fresh := entries[first:]
-		if !paged && !p.last(number, read, paged) { // it has pages after all, of a size that nobody asked for
+		if !paged && !p.last(number, read, paged) { // it does have pages, of a size that nobody asked for
 			paged, number, read, entries, seen = true, 0, 0, nil, map[any]bool{}
 			continue
 		}
@@ -103,7 +106,7 @@ func (c *call) setPage(number int) {
 	c.query = query
 }
 
-// last reports whether no page follows, as far as the page says.
+// last reports whether no page follows, as far as the page tells.
 func (p page) last(number, read int, paged bool) bool {
 	switch {
 	case p.pages > 0 && number >= p.pages, p.total > 0 && read >= p.total:

@@ -22,7 +22,7 @@ func tasksPage(page string, idsAndDays ...int) string {
 	return fmt.Sprintf(`{"successful":true,"data":{"contents":[%s]%s}}`, strings.Join(entries, ","), page)
 }
 
-func TestTasks(t *testing.T) {
+func TestTasksReadsAsManyPagesAsItNeeds(t *testing.T) {
 	t.Parallel()
 	since := time.Date(2021, 3, 5, 0, 0, 0, 0, time.UTC)
 	tests := map[string]struct {
@@ -84,7 +84,7 @@ func TestPagesAreBounded(t *testing.T) {
 	}
 }
 
-func TestNotAList(t *testing.T) {
+func TestAnAnswerWithoutAListIsAnErrorWithItsTrace(t *testing.T) {
 	t.Parallel()
 	rec := serve(t, always(http.StatusOK, `{"successful":true,"traceId":"9","data":"x"}`))
 	clusters, err := newClient(t, rec.URL).Clusters(t.Context())

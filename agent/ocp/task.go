@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// Status of tasks (running, failed, successful) and subtasks (all of them), as
+// Statuses of tasks (running, failed, successful) and subtasks (all of them), as
 // documented. There may be others.
 const (
 	StatusPending    = "PENDING"
@@ -22,8 +22,8 @@ const (
 	StatusSuccessful = "SUCCESSFUL"
 )
 
-// Operation of tasks and subtasks: what OCP does with them. ROLLBACK_SKIP is
-// ocp-express's (observed). There may be others.
+// Operations of tasks and subtasks: what OCP does with them. ROLLBACK_SKIP comes from
+// ocp-express (observed). There may be others.
 const (
 	OperationExecute      = "EXECUTE"
 	OperationRetry        = "RETRY"
@@ -34,13 +34,13 @@ const (
 )
 
 // Task is one of OCP's asynchronous tasks. Status and Operation are upper case and
-// otherwise as OCP wrote them. Times are OCP's own, in UTC; zero means absent or
+// otherwise as OCP wrote them. Times are by OCP's clock, in UTC; zero means absent or
 // never.
 type Task struct {
 	ID        int64
 	Name      string
 	Status    string
-	Operation string // empty where OCP leaves it out
+	Operation string // empty if OCP leaves it out
 	Type      string
 	Creator   string
 	Executor  string
@@ -80,14 +80,14 @@ type Subtask struct {
 	StartedAt, FinishedAt time.Time
 }
 
-// Finished reports whether the task has ended for now. An unknown status has not;
-// a failed task can still be retried, skipped or rolled back by a person.
+// Finished reports whether the task has ended for now. A task with an unknown status has
+// not. People can still retry, skip or roll back a failed task.
 func (t Task) Finished() bool {
 	return t.Status == StatusFailed || t.Status == StatusSuccessful
 }
 
-// RolledBack reports whether the task is being or has been undone; SUCCESSFUL then
-// means undone. Lists leave the task's operation out, its subtasks then tell.
+// RolledBack reports whether the task is being undone or has been: SUCCESSFUL then means
+// undone. Lists leave the task's operation out, but its subtasks tell.
 func (t Task) RolledBack() bool {
 	if t.Operation != "" {
 		return undoes(t.Operation)
@@ -146,8 +146,8 @@ type wireSubtask struct {
 	FinishTime  moment    `json:"finishTime"`
 }
 
-// DecodeTask reads a task, the data of an envelope, in any of OCP's shapes. It fails
-// on what is not JSON or has no id; every other field may be missing or odd.
+// DecodeTask reads a task, the data of an envelope, in any of OCP's shapes. It fails if the
+// data is not JSON or has no id; every other field may be missing or odd.
 func DecodeTask(data []byte) (Task, error) {
 	var wire wireTask
 	if isNull(data) {
@@ -181,7 +181,7 @@ func DecodeTask(data []byte) (Task, error) {
 	}, nil
 }
 
-// firstKnown is the first id that is one.
+// firstKnown returns the first id that is at least 1, else 0.
 func firstKnown(ids ...integer) integer {
 	for _, id := range ids {
 		if id > 0 {
@@ -191,8 +191,8 @@ func firstKnown(ids ...integer) integer {
 	return 0
 }
 
-// merge takes the subtasks of several lists, each id once: the first of a list, and
-// of two lists' the one that says more.
+// merge collects the subtasks of several lists, each id once: within a list the first
+// entry counts, between lists the entry that says more.
 func merge(lists ...[]wireSubtask) []Subtask {
 	type place struct{ list, in int }
 	var best []*wireSubtask
@@ -223,7 +223,7 @@ func merge(lists ...[]wireSubtask) []Subtask {
 	return subtasks
 }
 
-// detail counts the fields that only fuller shapes have.
+// detail counts the fields that only the fuller shapes have.
 func (w *wireSubtask) detail() int {
 	n := 0
 	for _, present := range []bool{
@@ -278,8 +278,8 @@ func ids(lists ...[]integer) []int64 {
 	return all
 }
 
-// Task returns one task with all that OCP knows of its subtasks. Its id is the
-// answer's own: check it.
+// Task returns one task with everything that OCP knows of its subtasks. The id is the one
+// in the answer: check it.
 func (c *Client) Task(ctx context.Context, id int64) (Task, error) {
 	call := get("task_get", "/api/v2/tasks/instances/%d", id)
 	envelope, err := c.read(ctx, call)
@@ -292,17 +292,17 @@ func (c *Client) Task(ctx context.Context, id int64) (Task, error) {
 // TaskQuery selects tasks; its zero value selects all.
 type TaskQuery struct {
 	ClusterID int64
-	Since     time.Time // without those that started before, by OCP's clock
+	Since     time.Time // leaves out tasks that started before, by OCP's clock
 	Status    []string
 	Name      string // matched loosely by OCP
-	// Decode, where it is set, reads each entry in the place of DecodeTask, and may leave
-	// out what is not needed: lists are long.
+	// Decode, if set, reads each entry instead of DecodeTask. It may leave out fields that
+	// are not needed: lists are long.
 	Decode func([]byte) (Task, error)
 }
 
 // Tasks returns the tasks that match, newest first. Entries are basic: subtasks come
-// without edges and times. A task that has not started is never too old. Of a list
-// over 1000 pages the oldest are missing.
+// without edges and times. A task that has not started is never too old. If the list has
+// more than 1000 pages, the oldest tasks are missing.
 func (c *Client) Tasks(ctx context.Context, query TaskQuery) ([]Task, error) {
 	call := get("tasks_list", "/api/v2/tasks/instances")
 	call.query = url.Values{"sort": {"id,desc"}}
@@ -332,8 +332,8 @@ func (q TaskQuery) tooOld(t Task) bool {
 	return !t.StartedAt.IsZero() && t.StartedAt.Before(q.Since)
 }
 
-// past reports whether no page after this one can hold a task of the query. A page
-// that is not sorted proves nothing: OCP passed over the sort parameter then.
+// past reports whether no page after this one can have a task of the query. A page that is
+// not sorted proves nothing: OCP has ignored the sort parameter then.
 func (q TaskQuery) past(page []Task) bool {
 	return slices.IsSortedFunc(page, newestFirst) &&
 		!slices.ContainsFunc(page, func(t Task) bool { return !q.tooOld(t) })
@@ -341,7 +341,7 @@ func (q TaskQuery) past(page []Task) bool {
 
 func newestFirst(a, b Task) int { return cmp.Compare(b.ID, a.ID) }
 
-// SubtaskLog returns the log of a subtask over all its executions.
+// SubtaskLog returns the log of a subtask, of all its executions.
 func (c *Client) SubtaskLog(ctx context.Context, taskID, subtaskID int64) (string, error) {
 	call := get("subtask_log", "/api/v2/tasks/instances/%d/subtasks/%d/log", taskID, subtaskID)
 	envelope, err := c.read(ctx, call)
@@ -364,7 +364,7 @@ func (c *Client) RetryTask(ctx context.Context, taskID int64) error {
 	return err
 }
 
-// task reads the task that a call answers with.
+// task reads the task in the answer to a call.
 func (c call) task(envelope Envelope) (Task, error) {
 	task, err := DecodeTask(envelope.Data)
 	if err != nil {

@@ -19,7 +19,7 @@ func names(task Task) []string {
 	return names
 }
 
-func TestDecodeTaskOfSamples(t *testing.T) {
+func TestPublishedTasksAreDecoded(t *testing.T) {
 	t.Parallel()
 	agent := []string{"Prepare reinstalling OCP agent", "Uninstall ocp agent", "Install ocp agent", "Finish reinstalling OCP agent"}
 	tests := []struct {
@@ -73,7 +73,7 @@ func TestDecodeTaskOfSamples(t *testing.T) {
 	}
 }
 
-func TestDecodeSubtask(t *testing.T) {
+func TestAPublishedSubtaskIsDecodedInFull(t *testing.T) {
 	t.Parallel()
 	task, err := DecodeTask(data(t, "tasks-get"))
 	if err != nil {
@@ -96,7 +96,7 @@ func TestDecodeSubtask(t *testing.T) {
 	}
 }
 
-func TestDecodeTaskTolerates(t *testing.T) {
+func TestOddFieldsDoNotCostATask(t *testing.T) {
 	t.Parallel()
 	tests := map[string]struct {
 		task string
@@ -139,7 +139,7 @@ func TestDecodeTaskTolerates(t *testing.T) {
 	}
 }
 
-func TestDecodeTaskRefuses(t *testing.T) {
+func TestATaskWithoutAnIDIsRefused(t *testing.T) {
 	t.Parallel()
 	for _, body := range []string{``, `null`, `{}`, `[]`, `"x"`, `7`, `{"id":0}`, `{"id":-1}`, `{"id":"x"}`, `{"id":1.5}`, `{"id":1`} {
 		if task, err := DecodeTask([]byte(body)); err == nil {
@@ -148,7 +148,7 @@ func TestDecodeTaskRefuses(t *testing.T) {
 	}
 }
 
-func TestRolledBack(t *testing.T) {
+func TestTheOperationTellsWhetherATaskIsRolledBack(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
 		task Task
@@ -167,7 +167,7 @@ func TestRolledBack(t *testing.T) {
 	}
 }
 
-func TestArrange(t *testing.T) {
+func TestSubtasksStandInAnOrderInWhichTheyCanRun(t *testing.T) {
 	t.Parallel()
 	tests := map[string]struct {
 		subtasks string
@@ -203,8 +203,8 @@ func TestArrange(t *testing.T) {
 	}
 }
 
-// TestArrangeIsStable shuffles random graphs, cyclic ones among them.
-func TestArrangeIsStable(t *testing.T) {
+// TestTheOrderOfSubtasksDoesNotDependOnTheInput shuffles random graphs, cyclic ones among them.
+func TestTheOrderOfSubtasksDoesNotDependOnTheInput(t *testing.T) {
 	t.Parallel()
 	random := rand.New(rand.NewPCG(1, 2))
 	for range 200 {
@@ -266,7 +266,7 @@ func checkOrder(t *testing.T, subtasks []Subtask) {
 	}
 }
 
-func TestParseTime(t *testing.T) {
+func TestTimesAreReadInAllTheirForms(t *testing.T) {
 	t.Parallel()
 	at := time.Date(2021, 3, 2, 8, 11, 11, 0, time.UTC)
 	tests := []struct {
@@ -308,7 +308,7 @@ func TestParseTime(t *testing.T) {
 	}
 }
 
-func TestParseContext(t *testing.T) {
+func TestAContextIsTakenApartAsFarAsItCanBe(t *testing.T) {
 	t.Parallel()
 	type lists = map[string][]string
 	type strs = map[string]string

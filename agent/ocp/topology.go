@@ -13,7 +13,7 @@ var errNoID = errors.New("the entry has no id or name")
 
 // Cluster is an OceanBase cluster.
 type Cluster struct {
-	ID          int64 // OCP's id, the one that calls take
+	ID          int64 // OCP's id, which calls take
 	OBClusterID int64 // the cluster's own id
 	Name        string
 	Status      string
@@ -46,6 +46,111 @@ type Server struct {
 	Version             string
 	WithRootServer      bool
 	AvailableOperations []string // newer versions only
+}
+
+// Statuses of a server in OCP (observed; there may be others). The statuses of a zone
+// are RUNNING and those of a zone on its way to another status, most often OPERATING.
+const (
+	ServerRunning         = "RUNNING"
+	ServerStopped         = "STOPPED"
+	ServerStopping        = "STOPPING"
+	ServerStarting        = "STARTING"
+	ServerRestarting      = "RESTARTING"
+	ServerUnavailable     = "UNAVAILABLE"
+	ServerOperating       = "OPERATING"
+	ServerCreating        = "CREATING"
+	ServerDeleting        = "DELETING"
+	ServerDeleted         = "DELETED"
+	ServerServiceStopping = "SERVICE_STOPPING"
+	ServerServiceStopped  = "SERVICE_STOPPED" // its process still runs
+	ServerProcessStopping = "PROCESS_STOPPING"
+	ServerProcessStopped  = "PROCESS_STOPPED"
+)
+
+// Statuses of a zone or server in the database's own view.
+const (
+	InnerActive   = "ACTIVE"
+	InnerInactive = "INACTIVE"
+)
+
+// ServerStatuses are the statuses of a server that are known.
+func ServerStatuses() []string {
+	return []string{
+		ServerRunning, ServerStopped, ServerStopping, ServerStarting, ServerRestarting, ServerUnavailable, ServerOperating,
+		ServerCreating, ServerDeleting, ServerDeleted,
+		ServerServiceStopping, ServerServiceStopped, ServerProcessStopping, ServerProcessStopped,
+	}
+}
+
+// Running reports whether the server runs for OCP and, if OCP shows it, for the database.
+func (s Server) Running() bool {
+	return s.Status == ServerRunning && (s.InnerStatus == "" || s.InnerStatus == InnerActive)
+}
+
+// Stopped reports whether the server, or at least its service, is stopped.
+func (s Server) Stopped() bool {
+	return s.Status == ServerStopped || s.Status == ServerServiceStopped || s.Status == ServerProcessStopped
+}
+
+// Moving reports whether the server is on its way from one status to another.
+func (s Server) Moving() bool { return moving(s.Status) }
+
+// Exists reports whether the server is there to be operated on: it is not being created,
+// being deleted, or deleted.
+func (s Server) Exists() bool {
+	return s.Status != ServerCreating && s.Status != ServerDeleting && s.Status != ServerDeleted
+}
+
+// Moving reports whether the zone is on its way from one status to another. Its servers
+// may be, even if the zone is not.
+func (z Zone) Moving() bool { return moving(z.Status) }
+
+// Running reports whether the zone runs, as far as OCP shows its statuses.
+func (z Zone) Running() bool {
+	return (z.Status == "" || z.Status == ServerRunning) && (z.InnerStatus == "" || z.InnerStatus == InnerActive)
+}
+
+func moving(status string) bool {
+	switch status {
+	case ServerStopping, ServerStarting, ServerRestarting, ServerOperating, ServerServiceStopping, ServerProcessStopping,
+		ServerCreating, ServerDeleting:
+		return true
+	}
+	return false
+}
+
+// Topology is the zones of a cluster with their servers.
+type Topology []Zone
+
+// Server finds a server by OCP's id, and its zone.
+func (t Topology) Server(id int64) (Server, Zone, bool) {
+	for i := range t {
+		for j := range t[i].Servers {
+			if t[i].Servers[j].ID == id {
+				return t[i].Servers[j], t[i], true
+			}
+		}
+	}
+	return Server{}, Zone{}, false
+}
+
+// ZoneOf returns the name of a server's zone; empty if there is no such server.
+func (t Topology) ZoneOf(id int64) string {
+	for i := range t {
+		for j := range t[i].Servers {
+			if t[i].Servers[j].ID == id {
+				return t[i].Name
+			}
+		}
+	}
+	return ""
+}
+
+// InBetween reports whether a zone or server is on its way from one status to another.
+func (t Topology) InBetween() bool {
+	return slices.ContainsFunc(t, func(z Zone) bool {
+		return z.Moving() || slices.ContainsFunc(z.Servers, Server.Moving)
+	})
 }
 
 func (c Cluster) key() any { return c.ID }
@@ -105,7 +210,7 @@ func decodeCluster(data []byte) (Cluster, error) {
 	}, nil
 }
 
-// decodeZone leaves ServerCount at -1 where the answer has none.
+// decodeZone leaves ServerCount at -1 if the answer has none.
 func decodeZone(data []byte) (Zone, error) {
 	var wire wireZone
 	if err := decode(data, &wire); err != nil {
@@ -170,8 +275,8 @@ func (c *Client) Clusters(ctx context.Context) ([]Cluster, error) {
 	return list(ctx, c, clustersCall(), true, decodeCluster, nil)
 }
 
-// Cluster returns one cluster. OCP documents no call for that, so it is looked for in
-// the list; where it is not there, the error is Refused with status 404.
+// Cluster returns one cluster. OCP documents no call for that, so it looks in the list. If
+// the cluster is not there, the error is Refused with status 404.
 func (c *Client) Cluster(ctx context.Context, id int64) (Cluster, error) {
 	clusters, err := c.Clusters(ctx)
 	if err != nil {
@@ -190,9 +295,9 @@ func (c *Client) Cluster(ctx context.Context, id int64) (Cluster, error) {
 
 func clustersCall() call { return get("clusters_list", "/api/v2/ob/clusters") }
 
-// Zones returns the zones of a cluster with their servers. That is one call, and a
-// second one where a zone comes without its servers.
-func (c *Client) Zones(ctx context.Context, clusterID int64) ([]Zone, error) {
+// Zones returns the zones of a cluster with their servers. That is one call, and a second
+// one if a zone comes without its servers.
+func (c *Client) Zones(ctx context.Context, clusterID int64) (Topology, error) {
 	call := get("zones_list", "/api/v2/ob/clusters/%d/zones", clusterID)
 	zones, err := list(ctx, c, call, false, decodeZone, nil)
 	if err != nil {
@@ -230,7 +335,7 @@ func serversOf(zone string, servers []Server) []Server {
 	return found
 }
 
-// settle fills in what the zone and its servers leave to the call they are answer to.
+// settle fills in the fields of the zone and its servers that follow from the call.
 func (z *Zone) settle(clusterID int64) {
 	z.ClusterID = cmp.Or(z.ClusterID, clusterID)
 	if z.ServerCount < 0 {

@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-func TestTopologyOfSamples(t *testing.T) {
+func TestPublishedTopologiesAreDecoded(t *testing.T) {
 	t.Parallel()
 	rec := serve(t, func(w http.ResponseWriter, r *http.Request, _ int) {
 		name := map[string]string{
@@ -36,7 +36,7 @@ func TestTopologyOfSamples(t *testing.T) {
 	}
 
 	zones, err := client.Zones(t.Context(), 12000001)
-	wantZones := []Zone{{
+	wantZones := Topology{{
 		Name: "zone1", Status: "RUNNING", InnerStatus: "ACTIVE", Region: "hangzhou", IDC: "hz3", ClusterID: 12000001, ServerCount: 1,
 		Servers: []Server{{
 			ID: 12000001, ClusterID: 12000001, HostID: 4000003, IP: "xxx.xxx.xxx.xxx", Port: 2882, SQLPort: 2881, Zone: "zone1",
@@ -64,7 +64,7 @@ func TestTopologyOfSamples(t *testing.T) {
 	}
 }
 
-func TestZonesWithoutServers(t *testing.T) {
+func TestZonesThatComeWithoutServersGetThem(t *testing.T) {
 	t.Parallel()
 	rec := serve(t, func(w http.ResponseWriter, r *http.Request, _ int) {
 		if strings.HasSuffix(r.URL.Path, "/servers") {
@@ -74,7 +74,7 @@ func TestZonesWithoutServers(t *testing.T) {
 		reply(w, http.StatusOK, `{"data":[{"name":"z1","serverCount":1,"servers":[]},{"name":"z2"},{"name":"z3","serverCount":0}]}`)
 	})
 	got, err := newClient(t, rec.URL).Zones(t.Context(), 9)
-	want := []Zone{
+	want := Topology{
 		{Name: "z1", ClusterID: 9, ServerCount: 1, Servers: []Server{{ID: 1, ClusterID: 9, Zone: "z1"}}},
 		{Name: "z2", ClusterID: 9, ServerCount: 1, Servers: []Server{{ID: 2, ClusterID: 9, Zone: "z2", AvailableOperations: []string{"STOP"}}}},
 		{Name: "z3", ClusterID: 9},
@@ -116,7 +116,7 @@ func TestListsThatHavePagesAfterAllAreReadInFull(t *testing.T) {
 	}
 }
 
-func TestStatus(t *testing.T) {
+func TestStatusIsWhatOCPSaysOfItself(t *testing.T) {
 	t.Parallel()
 	for body, want := range map[string]error{
 		"okay":       nil,
@@ -138,7 +138,7 @@ func TestStatus(t *testing.T) {
 	}
 }
 
-func TestInfo(t *testing.T) {
+func TestInfoIsReadWithAndWithoutAnEnvelope(t *testing.T) {
 	t.Parallel()
 	for body, ok := range map[string]bool{
 		`{"successful":true,"data":{"buildVersion":"4.3.1","name":"ocp"}}`: true,

@@ -8,17 +8,17 @@ import (
 	"time"
 )
 
-// ProfilesPath is where Go's profiles are served.
+// ProfilesPath is the path of Go's profiles.
 const ProfilesPath = "/debug/pprof/"
 
-// ServeProfiles answers on l with Go's profiles until ctx ends. They show how the
-// process works inside and cost it time: l is not for everybody.
+// ServeProfiles serves Go's profiles on l until ctx ends. Profiles show the inside of the process and cost it time, so
+// l must be reachable only for people who may see that.
 func ServeProfiles(ctx context.Context, l net.Listener) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+ProfilesPath, pprof.Index)
 	mux.HandleFunc("GET "+ProfilesPath+"cmdline", pprof.Cmdline)
 	mux.HandleFunc("GET "+ProfilesPath+"profile", pprof.Profile)
 	mux.HandleFunc("GET "+ProfilesPath+"trace", pprof.Trace)
-	// A profile is written for as long as it is asked for.
+	// There is no WriteTimeout: a profile is written for as long as the client asks for.
 	return serve(ctx, l, &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute})
 }

@@ -1,7 +1,8 @@
-// Package web serves the agent's HTTP side: metrics, health and Alertmanager's webhook,
-// and profiles on a listener of their own.
+// Package web serves HTTP: metrics, health and Alertmanager's webhook on one listener, and profiles on a listener of
+// their own.
 //
-// It shows what others know and knows nothing itself. It imports nothing of ours.
+// It has no state: everything that it shows comes from functions in its Config. It imports no other package of
+// obwarden.
 package web
 
 import (
@@ -17,7 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// Paths that are served.
+// Paths that Handler serves.
 const (
 	MetricsPath = "/metrics"
 	HealthyPath = "/-/healthy"
@@ -34,13 +35,12 @@ const (
 // Config is what the pages show.
 type Config struct {
 	Gatherer prometheus.Gatherer
-	// Ready returns nil when requests can be taken: NATS and the streams are usable.
+	// Ready returns nil while the agent can take requests: NATS and the streams are usable.
 	Ready func(context.Context) error
-	// OCP says how the latest exchange with OCP went. It is shown and does not
-	// decide: an agent whose OCP is away still takes requests, and must not be
-	// restarted for it.
+	// OCP says how the latest exchange with OCP went. The ready page shows it, but its status does not depend on it: an
+	// agent whose OCP is away still takes requests, and must not be restarted for that.
 	OCP func() string
-	// Alertmanager takes the notifications posted to AlertmanagerPath; nil: nobody does.
+	// Alertmanager receives the notifications posted to AlertmanagerPath; nil: the path is not served.
 	Alertmanager http.Handler
 }
 
@@ -48,10 +48,10 @@ type Config struct {
 func Handler(c Config) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET "+MetricsPath, promhttp.HandlerFor(c.Gatherer, promhttp.HandlerOpts{
-		DisableCompression: true, // it would take as long as all else of a scrape, for 200 kB
+		DisableCompression: true, // compressing 200 kB would double the time of a scrape
 		EnableOpenMetrics:  true,
-		// When each counter began, for scrapers that read it; the example's Prometheus
-		// drops what it would keep as series of their own.
+		// Says when each counter began. The Prometheus in deploy drops these samples, which it would keep as series of
+		// their own.
 		EnableOpenMetricsTextCreatedSamples: true,
 	}))
 	mux.HandleFunc("GET "+HealthyPath, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "healthy") })
@@ -64,7 +64,7 @@ func Handler(c Config) http.Handler {
 		}
 		w.Header().Set("Content-Type", "application/json")
 		w.WriteHeader(status)
-		_ = json.NewEncoder(w).Encode(answer) // the client is gone: nobody to tell
+		_ = json.NewEncoder(w).Encode(answer) // an error means that the client is gone
 	})
 	if c.Alertmanager != nil {
 		mux.Handle("POST "+AlertmanagerPath, c.Alertmanager)
@@ -81,9 +81,12 @@ type readiness struct {
 	OCP   string `json:"ocp"`
 }
 
-// Serve answers on l until ctx ends.
+// Serve serves h on l until ctx ends. Requests under way then have shutdownTimeout to end.
 func Serve(ctx context.Context, l net.Listener, h http.Handler) error {
-	return serve(ctx, l, &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 64 << 10})
+	return serve(ctx, l, &http.Server{
+		Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second,
+		IdleTimeout: time.Minute, MaxHeaderBytes: 64 << 10,
+	})
 }
 
 func serve(ctx context.Context, l net.Listener, server *http.Server) error {
@@ -98,7 +101,7 @@ func serve(ctx context.Context, l net.Listener, server *http.Server) error {
 		return fmt.Errorf("serve HTTP on %s: %w", l.Addr(), err)
 	}
 	if err := <-stopped; err != nil {
-		return errors.Join(server.Close()) // a scrape that hangs is cut off
+		return errors.Join(server.Close()) // cuts off requests that hang
 	}
 	return nil
 }

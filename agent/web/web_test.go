@@ -23,7 +23,7 @@ func get(t *testing.T, h http.Handler, path string) (int, string) {
 	return w.Code, w.Body.String()
 }
 
-func TestReadinessIsNATSAndNotOCP(t *testing.T) {
+func TestReadinessDependsOnNATSAndNotOnOCP(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		name   string
@@ -67,7 +67,7 @@ func TestMetricsAreServedAndOtherPathsAreNot(t *testing.T) {
 	}
 }
 
-func TestAlertmanagerMayPostWhereSomebodyTakesIt(t *testing.T) {
+func TestAlertmanagerMayPostWhereAWebhookIsSet(t *testing.T) {
 	t.Parallel()
 	taken := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusAccepted) })
 	for _, test := range []struct {
@@ -76,14 +76,15 @@ func TestAlertmanagerMayPostWhereSomebodyTakesIt(t *testing.T) {
 		status  int
 	}{{taken, http.MethodPost, 202}, {taken, http.MethodGet, 405}, {nil, http.MethodPost, 404}} {
 		w := httptest.NewRecorder()
-		Handler(Config{Gatherer: prometheus.NewRegistry(), Alertmanager: test.handler}).ServeHTTP(w, httptest.NewRequest(test.method, AlertmanagerPath, nil))
+		h := Handler(Config{Gatherer: prometheus.NewRegistry(), Alertmanager: test.handler})
+		h.ServeHTTP(w, httptest.NewRequest(test.method, AlertmanagerPath, nil))
 		if w.Code != test.status {
 			t.Errorf("%s answers %d, want %d", test.method, w.Code, test.status)
 		}
 	}
 }
 
-func TestOpenMetricsSayWhenACounterBegan(t *testing.T) {
+func TestOpenMetricsHaveTheTimeWhenACounterBegan(t *testing.T) {
 	t.Parallel()
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(prometheus.NewCounter(prometheus.CounterOpts{Name: "seen_total", Help: "Seen."}))
@@ -92,7 +93,7 @@ func TestOpenMetricsSayWhenACounterBegan(t *testing.T) {
 	w := httptest.NewRecorder()
 	Handler(Config{Gatherer: registry}).ServeHTTP(w, r)
 	if kind := w.Header().Get("Content-Type"); !strings.HasPrefix(kind, "application/openmetrics-text") {
-		t.Errorf("got %s, want OpenMetrics for who asks for it", kind)
+		t.Errorf("got %s, want OpenMetrics, which the client asked for", kind)
 	}
 	if body := w.Body.String(); !strings.Contains(body, "\nseen_created ") || !strings.HasSuffix(body, "# EOF\n") {
 		t.Errorf("got\n%s\nwant seen_created, and the end", body)
@@ -124,7 +125,7 @@ func TestServeEndsWithItsContext(t *testing.T) {
 	}
 }
 
-func TestProfilesAreServedOnTheirOwnListenerAlone(t *testing.T) {
+func TestProfilesAreServedOnlyOnTheirOwnListener(t *testing.T) {
 	t.Parallel()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -149,7 +150,8 @@ func TestProfilesAreServedOnTheirOwnListenerAlone(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Error(err)
 	}
-	if status, _ := get(t, Handler(Config{Gatherer: prometheus.NewRegistry()}), ProfilesPath); status != http.StatusNotFound {
-		t.Errorf("the page for everybody answers %d for profiles", status)
+	status, _ := get(t, Handler(Config{Gatherer: prometheus.NewRegistry()}), ProfilesPath)
+	if status != http.StatusNotFound {
+		t.Errorf("the public listener answers %d for profiles, want 404", status)
 	}
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -13,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/obwarden/obwarden/agent/agenttest"
 	"github.com/obwarden/obwarden/agent/alerts"
 	"github.com/obwarden/obwarden/agent/ocp/ocpsim"
 	"github.com/obwarden/obwarden/agent/web"
@@ -38,7 +40,7 @@ func TestAnAlertStopsAServerByThePolicyOfARunningAgent(t *testing.T) {
 	s := newSite(t, ocpsim.Config{Speed: 1000})
 	s.environ["OBWARDEN_POLICY_FILE"] = writeFile(t, "policy.yaml", downPolicy)
 	s.environ["OBWARDEN_WEBHOOK_TOKEN_FILE"] = writeFile(t, "token", "secret token\n")
-	s.environ["OBWARDEN_HTTP_LISTEN"] = freeAddress(t)
+	s.environ["OBWARDEN_HTTP_LISTEN"] = agenttest.FreeAddress(t)
 	agent := startProcess(t, s.environ, "run")
 	s.ready(t)
 	post := func(token string) (int, string) {
@@ -68,42 +70,28 @@ func TestAnAlertStopsAServerByThePolicyOfARunningAgent(t *testing.T) {
 	if err := json.Unmarshal([]byte(body), &answer); err != nil || status != 200 || len(answer.Alerts) != 1 || answer.Alerts[0].OperationID == "" {
 		t.Fatalf("%d %s", status, body)
 	}
-	awaitPosts(t, s.sim, 1)
+	awaitState(t, s.connect(t), answer.Alerts[0].OperationID, events.Succeeded)
+	if posts := s.sim.Posts(ocpsim.ServerStop); posts != 1 {
+		t.Errorf("OCP got %d calls, want 1", posts)
+	}
 
 	// The counters of a rule that a reload brings begin at 0.
 	if err := os.WriteFile(s.environ["OBWARDEN_POLICY_FILE"], []byte(downPolicy+`  - {name: added, matchers: ['alertname="Added"'], kind: stop, target: {host: instance}}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := agent.cmd.Process.Signal(syscall.SIGHUP); err != nil {
-		t.Fatal(err)
-	}
-	for began := time.Now(); ; time.Sleep(20 * time.Millisecond) {
+	agent.Signal(syscall.SIGHUP)
+	agenttest.Eventually(t, "counters of the rule that was added", patience, 20*time.Millisecond, func() error {
 		response, err := http.Get("http://" + s.environ["OBWARDEN_HTTP_LISTEN"] + "/metrics")
 		if err != nil {
-			t.Fatal(err)
+			return err
 		}
+		defer response.Body.Close()
 		body, err := io.ReadAll(response.Body)
-		response.Body.Close()
-		if err != nil {
-			t.Fatal(err)
+		if err == nil && !strings.Contains(string(body), `obwarden_alerts_total{result="requested",rule="added"} 0`) {
+			err = errors.New("they are not there yet")
 		}
-		if strings.Contains(string(body), `obwarden_alerts_total{result="requested",rule="added"} 0`) {
-			break
-		}
-		if time.Since(began) > patience {
-			t.Fatal("no counters of the rule that was added")
-		}
-	}
-}
-
-// awaitPosts waits for calls that stop a server.
-func awaitPosts(t *testing.T, sim *ocpsim.Sim, want int) {
-	t.Helper()
-	for began := time.Now(); sim.Posts(ocpsim.ServerStop) < want; time.Sleep(20 * time.Millisecond) {
-		if time.Since(began) > patience {
-			t.Fatalf("OCP got %d calls, want %d", sim.Posts(ocpsim.ServerStop), want)
-		}
-	}
+		return err
+	})
 }
 
 func TestCheckAlertShowsWhatWouldBecomeOfABody(t *testing.T) {

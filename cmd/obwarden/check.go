@@ -78,8 +78,8 @@ type checks struct {
 	worst int // exit code
 }
 
-// tried says how it went. An error that is a definite no is another matter than
-// one that says that nobody answers.
+// tried says how it went. A definite no has another exit code than an answer that does not
+// come.
 func (c *checks) tried(what string, err error, ok, advice string) bool {
 	if err == nil {
 		fmt.Fprintln(c.stdout, c.style.render(line{{"✓ ", green}, {what, bold}, {": " + cleanLine(ok), ""}}))
@@ -106,7 +106,7 @@ func checkConnection(ctx context.Context, a app) error {
 	c.nats(ctx, config)
 	var health ocpHealth
 	m := metrics.New(prometheus.NewRegistry(), version(), "", metrics.Scraped{})
-	client, err := newOCPClient(config, m, &health, slog.New(slog.DiscardHandler), func(bool) {})
+	client, err := newOCPClient(config, m, &health, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return exit(exitUsage, err)
 	}
@@ -123,7 +123,8 @@ func (c *checks) nats(ctx context.Context, config Config) {
 	client, err := c.dial("")
 	if err != nil {
 		if config.NATSURL == "" {
-			fmt.Fprintln(c.stdout, c.style.render(line{{"· ", dim}, {"NATS", bold}, {": none configured and none running; `obwarden run` brings its own, on " + config.NATSListen, ""}}))
+			fmt.Fprintln(c.stdout, c.style.render(line{{"· ", dim}, {"NATS", bold},
+				{": none configured and none running; `obwarden run` brings its own, on " + config.NATSListen, ""}}))
 			return
 		}
 		c.tried("NATS", err, "", "is OBWARDEN_NATS_URL right?")
@@ -141,7 +142,8 @@ func (c *checks) nats(ctx context.Context, config Config) {
 		stream, err := client.js.Stream(ctx, name)
 		switch {
 		case errors.Is(err, jetstream.ErrStreamNotFound):
-			fmt.Fprintln(c.stdout, c.style.render(line{{"· ", dim}, {"stream " + name, bold}, {": not there yet; `obwarden run` makes it", ""}}))
+			fmt.Fprintln(c.stdout, c.style.render(line{{"· ", dim}, {"stream " + name, bold},
+				{": not there yet; `obwarden run` makes it", ""}}))
 		case err != nil:
 			c.tried("stream "+name, err, "", "does this user have permissions on $JS.API.>?")
 		default:
@@ -154,32 +156,39 @@ func (c *checks) alertmanager(ctx context.Context, config Config) {
 	if config.AlertmanagerURL == "" {
 		return
 	}
-	silencer, err := alerts.NewSilencer(alerts.SilencerConfig{URL: config.AlertmanagerURL, Username: config.AlertmanagerUsername, Password: config.AlertmanagerPassword})
+	silencer, err := alerts.NewSilencer(alerts.SilencerConfig{URL: config.AlertmanagerURL,
+		Username: config.AlertmanagerUsername, Password: config.AlertmanagerPassword})
 	silences := 0
 	if err == nil {
 		silences, err = silencer.Silences(ctx)
 	}
 	c.tried("Alertmanager", err, fmt.Sprintf("answers at %s, %d silences", config.AlertmanagerURL, silences),
-		"is OBWARDEN_ALERTMANAGER_URL right? User and password: OBWARDEN_ALERTMANAGER_USERNAME and OBWARDEN_ALERTMANAGER_PASSWORD")
+		"is OBWARDEN_ALERTMANAGER_URL right? "+
+			"User and password: OBWARDEN_ALERTMANAGER_USERNAME and OBWARDEN_ALERTMANAGER_PASSWORD")
 }
 
 func (c *checks) ocp(ctx context.Context, config Config, client *ocp.Client) {
 	reachable := "is OBWARDEN_OCP_URL right? With https: OBWARDEN_OCP_CA_FILE?"
-	defer func() { // also where it is what the rest suffers from
+	defer func() { // also if a check fails: the clock may be why
 		if offset := client.ClockOffset(); offset.Abs() > time.Minute {
-			fmt.Fprintln(c.stdout, c.style.render(line{{"! ", yellow}, {"clock", bold}, {fmt.Sprintf(": OCP's is %s ahead of this host's (negative: behind); signatures allow 15 minutes", offset.Round(time.Second)), ""}}))
+			fmt.Fprintln(c.stdout, c.style.render(line{{"! ", yellow}, {"clock", bold},
+				{fmt.Sprintf(": OCP's is %s ahead of this host's (negative: behind); signatures allow 15 minutes",
+					offset.Round(time.Second)), ""}}))
 		}
 	}()
 	err := client.Status(ctx)
 	switch failure, _ := errors.AsType[*ocp.Error](err); {
 	case failure != nil && failure.Class == ocp.Refused && failure.Status/100 != 2: // not every OCP lets every user ask
 	case failure != nil && failure.Class == ocp.Refused:
-		c.tried("OCP", err, "", "OCP says itself that it is not well; /api/status?includeUnavailableComponent=true names what is not")
+		c.tried("OCP", err, "",
+			"OCP says itself that it is not well; /api/status?includeUnavailableComponent=true names what is not")
 	case !c.tried("OCP", err, "answers at "+config.OCPURL, reachable):
 		return
 	}
 	clusters, err := client.Clusters(ctx)
-	if !c.tried("OCP user", err, fmt.Sprintf("may see %d clusters", len(clusters)), "set OBWARDEN_OCP_USERNAME and OBWARDEN_OCP_PASSWORD, or OBWARDEN_OCP_ACCESS_KEY and OBWARDEN_OCP_SECRET_KEY; with keys, this host's clock must be right") {
+	if !c.tried("OCP user", err, fmt.Sprintf("may see %d clusters", len(clusters)),
+		"set OBWARDEN_OCP_USERNAME and OBWARDEN_OCP_PASSWORD, or OBWARDEN_OCP_ACCESS_KEY and OBWARDEN_OCP_SECRET_KEY; "+
+			"with keys, this host's clock must be right") {
 		return
 	}
 	for _, cluster := range clusters {
@@ -188,7 +197,8 @@ func (c *checks) ocp(ctx context.Context, config Config, client *ocp.Client) {
 		for _, z := range zones {
 			servers += len(z.Servers)
 		}
-		c.tried(fmt.Sprintf("cluster %d", cluster.ID), err, fmt.Sprintf("%s, %s, %d zones, %d servers", cluster.Name, cluster.Status, len(zones), servers), "the user needs at least read-only permission on it")
+		c.tried(fmt.Sprintf("cluster %d", cluster.ID), err, fmt.Sprintf("%s, %s, %d zones, %d servers", cluster.Name,
+			cluster.Status, len(zones), servers), "the user needs at least read-only permission on it")
 	}
 	_, err = client.Tasks(ctx, ocp.TaskQuery{Since: time.Now()})
 	c.tried("OCP tasks", err, "may be seen", "give the user TASK_VIEWER: without it no operation can be followed")

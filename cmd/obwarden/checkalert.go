@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/obwarden/obwarden/agent/alerts"
+	"github.com/obwarden/obwarden/agent/facts"
 	"github.com/obwarden/obwarden/metrics"
 )
 
@@ -48,12 +49,12 @@ func checkAlert(ctx context.Context, a app, file string, asJSON bool) error {
 	}
 	var health ocpHealth
 	m := metrics.New(prometheus.NewRegistry(), "", "", metrics.Scraped{})
-	client, err := newOCPClient(c, m, &health, slog.New(slog.DiscardHandler), func(bool) {})
+	client, err := newOCPClient(c, m, &health, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return exit(exitUsage, err)
 	}
 	defer client.Close()
-	previews, err := alerts.PreviewBody(ctx, policy, alerts.NewDirectory(client), body, time.Now())
+	previews, err := alerts.PreviewBody(ctx, policy, facts.NewDirectory(client), body, time.Now())
 	if err != nil {
 		return exit(exitUsage, fmt.Errorf("%s: %w", file, err))
 	}

@@ -6,6 +6,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/obwarden/obwarden/agent/guard"
+	"github.com/obwarden/obwarden/agent/policy"
+	"github.com/obwarden/obwarden/agent/policy/policytest"
 )
 
 func newCheckPolicy(a app) *cobra.Command {
@@ -42,10 +44,10 @@ Exit codes: 0 all is well, 1 a policy test failed, 2 a file is faulty.`,
 	cmd.RunE = func(_ *cobra.Command, args []string) error {
 		switch {
 		case *byDefault:
-			_, err := fmt.Fprint(a.stdout, guard.DefaultFile())
+			_, err := fmt.Fprint(a.stdout, policy.DefaultFile())
 			return err
 		case *schema:
-			_, err := fmt.Fprint(a.stdout, guard.SchemaFile())
+			_, err := fmt.Fprint(a.stdout, policy.SchemaFile())
 			return err
 		case *test:
 			return testPolicies(a, args)
@@ -69,24 +71,26 @@ func checkPolicy(a app, file string) error {
 		fmt.Fprintln(a.stderr, cleanText(err.Error())) // each line begins with its place, as editors like it
 		return exitError{code: exitUsage}
 	}
-	fmt.Fprintf(a.stdout, "%s: OK, hash %s; deny: %d, approvals: %d, overrides: %d, alerts: %d\n", name, p.Hash, len(p.Deny), len(p.Approvals), len(p.Override), len(p.Alerts))
+	fmt.Fprintf(a.stdout, "%s: OK, hash %s; deny: %d, approvals: %d, overrides: %d, alerts: %d\n", name, p.Hash,
+		len(p.Deny), len(p.Approvals), len(p.Override), len(p.Alerts))
 	for _, rule := range p.Alerts {
 		what := string(rule.Kind)
 		if rule.DryRun {
 			what += ", dry run"
 		}
-		fmt.Fprintf(a.stdout, "  alert rule %s: %s after %s of %s\n", rule.Name, what, rule.For, cleanLine(rule.Matchers.String()))
+		fmt.Fprintf(a.stdout, "  alert rule %s: %s after %s of %s\n", rule.Name, what, rule.For,
+			cleanLine(rule.Matchers.String()))
 	}
 	return nil
 }
 
-// testPolicies runs all files, whatever the ones before came to.
+// testPolicies runs all files, even if some of them fail.
 func testPolicies(a app, files []string) error {
 	s := newUI(a, false).style()
 	s.width = 0 // places and reasons must stay whole
 	worst := 0
 	for _, file := range files {
-		results, err := guard.RunTests(file)
+		results, err := policytest.Run(file)
 		if err != nil {
 			worst = exitUsage
 			fmt.Fprintln(a.stderr, cleanText(err.Error()))
@@ -101,10 +105,12 @@ func testPolicies(a app, files []string) error {
 		}
 		if failed > 0 {
 			worst = max(worst, exitFailed)
-			fmt.Fprintln(a.stdout, s.render(line{{"✗ ", red}, {cleanLine(file), bold}, {fmt.Sprintf(": %d of %d cases failed", failed, len(results)), ""}}))
+			fmt.Fprintln(a.stdout, s.render(line{{"✗ ", red}, {cleanLine(file), bold},
+				{fmt.Sprintf(": %d of %d cases failed", failed, len(results)), ""}}))
 			continue
 		}
-		fmt.Fprintln(a.stdout, s.render(line{{"✓ ", green}, {cleanLine(file), bold}, {fmt.Sprintf(": all %d decided as expected", len(results)), ""}}))
+		fmt.Fprintln(a.stdout, s.render(line{{"✓ ", green}, {cleanLine(file), bold},
+			{fmt.Sprintf(": all %d decided as expected", len(results)), ""}}))
 	}
 	if worst != 0 {
 		return exitError{code: worst}
@@ -112,10 +118,11 @@ func testPolicies(a app, files []string) error {
 	return nil
 }
 
-// printFailed shows what a person needs to see why: what every rule says.
-func printFailed(a app, s style, r guard.TestResult) {
+// printFailed shows a case that failed, with what each rule says, so that people see why.
+func printFailed(a app, s style, r policytest.Result) {
 	print := func(l line) { fmt.Fprintln(a.stdout, s.render(l)) }
-	print(line{{fmt.Sprintf("%s:%d:%d: ", cleanLine(r.File), r.Line, r.Column), ""}, {cleanLine(r.Test + ": " + r.Request), bold}})
+	print(line{{fmt.Sprintf("%s:%d:%d: ", cleanLine(r.File), r.Line, r.Column), ""},
+		{cleanLine(r.Test + ": " + r.Request), bold}})
 	print(line{{"    expected  ", ""}, {cleanLine(r.Want), green}})
 	print(line{{"    got       ", ""}, {cleanLine(r.Got), red}})
 	if r.Message != "" {
@@ -137,6 +144,7 @@ func printFailed(a app, s style, r guard.TestResult) {
 		case guard.Reject:
 			colour = red
 		}
-		print(line{{"      " + pad(cleanLine(f.Rule), width) + "  ", ""}, {pad(f.Verdict, 9), colour}, {" " + cleanLine(f.Message), ""}})
+		print(line{{"      " + pad(cleanLine(f.Rule), width) + "  ", ""}, {pad(f.Verdict, 9), colour},
+			{" " + cleanLine(f.Message), ""}})
 	}
 }

@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/obwarden/obwarden/agent/guard"
+	"github.com/obwarden/obwarden/agent/policy"
 )
 
 // command runs a command line that ends by itself.
@@ -37,7 +37,7 @@ func TestCheckPolicySaysWhetherAFileIsAPolicy(t *testing.T) {
 		code    int
 		want    []string // in stdout where the code is 0, else in stderr
 	}{
-		{"a file", "", []string{good}, 0, []string{good + ": OK, hash " + guard.Hash([]byte("deny: [{matchers: ['kind=stop'], reason: none today}]\n")), "deny: 1, approvals: 0"}},
+		{"a file", "", []string{good}, 0, []string{good + ": OK, hash " + policy.Hash([]byte("deny: [{matchers: ['kind=stop'], reason: none today}]\n")), "deny: 1, approvals: 0"}},
 		{"a faulty file", "", []string{bad}, exitUsage, []string{bad + ":1:28: must be a whole number", "\n" + bad + ":1:34: unknown name"}},
 		{"the variable's file", bad, nil, exitUsage, []string{bad + ":1:28:"}},
 		{"a file rather than the variable's", bad, []string{good}, 0, []string{good}},

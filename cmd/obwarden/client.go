@@ -22,34 +22,34 @@ const (
 	dialTimeout    = 2 * time.Second // of one NATS server
 	requestTimeout = 10 * time.Second
 	reconnectWait  = 250 * time.Millisecond
-	// inactiveThreshold is how long a consumer that nobody reads from stays on the server.
+	// inactiveThreshold is how long a consumer without readers stays on the server.
 	inactiveThreshold = time.Minute
 )
 
-var errNoJournal = fmt.Errorf("stream %s is not there: is an agent running on this NATS server (obwarden run)?", events.OperationStream)
+var errNoJournal = fmt.Errorf("stream %s does not exist: is an agent running on this NATS server (obwarden run)?", events.OperationStream)
 
-// client is a connection to NATS as a command has it.
+// client is a command's connection to NATS.
 type client struct {
 	nc  *nats.Conn
 	js  jetstream.JetStream
 	url string
 
-	// refused ends, with what the server said as its cause, when the server refuses a
-	// permission: it says so apart from the answer, which then never comes.
+	// refused ends when the server refuses a permission, with the server's message as the cause. The server sends that
+	// message apart from the answer, which then never comes.
 	refused context.Context
 
 	mu     sync.Mutex
-	notice func(string) // where to say that the connection is lost and back
-	lost   bool         // it has been said
+	notice func(string) // tells the person that the connection is lost, or back
+	lost   bool         // the person knows that it is lost
 }
 
 // natsFlag adds --nats to a command that connects.
 func natsFlag(cmd *cobra.Command) *string {
-	return cmd.Flags().String("nats", "", "NATS servers, comma-separated (default: OBWARDEN_NATS_URL, else where obwarden run on this host listens)")
+	return cmd.Flags().String("nats", "", "NATS servers, comma-separated (default: OBWARDEN_NATS_URL, else the embedded server of obwarden run on this host)")
 }
 
-// dial connects to the NATS server that flag, else the environment names. Where
-// neither does it is the embedded one of `obwarden run` on this host.
+// dial connects to the NATS server that the flag names, or else the environment. If neither names one, it connects to
+// the embedded server of `obwarden run` on this host.
 func (a app) dial(flag string) (*client, error) {
 	config, err := loadConfig(a.clientEnvironment())
 	if err != nil {
@@ -57,7 +57,7 @@ func (a app) dial(flag string) (*client, error) {
 	}
 	for _, name := range unknownVariables(a.environ) {
 		if strings.HasPrefix(name, envPrefix+"NATS") {
-			fmt.Fprintf(a.stderr, "obwarden: %s: no such variable, it has no effect; `obwarden run --help` lists all\n", name)
+			fmt.Fprintf(a.stderr, "obwarden: %s is no variable of obwarden and has no effect; `obwarden run --help` lists all variables\n", name)
 		}
 	}
 	url := flag
@@ -105,7 +105,7 @@ func (a app) dial(flag string) (*client, error) {
 
 func (c *client) close() { c.nc.Close() }
 
-// onNotice says where news of the connection go, once for each loss.
+// onNotice sets the function that tells the person about the connection, once for each loss.
 func (c *client) onNotice(f func(string)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -243,7 +243,7 @@ func subscribe(ctx context.Context, js jetstream.JetStream, config jetstream.Ord
 	return out, nil
 }
 
-// read returns the events that config selects as far as they are there already.
+// read calls each for the events that config selects and that are in the journal already.
 func read(ctx context.Context, js jetstream.JetStream, config jetstream.OrderedConsumerConfig, each func(jetstream.Msg) error) error {
 	config.InactiveThreshold = inactiveThreshold
 	create, cancel := context.WithTimeout(ctx, requestTimeout)
@@ -311,10 +311,10 @@ func find(ctx context.Context, c *client, operation string) (message, error) {
 		e, err := events.DecodeEvent(msg.Subject, msg.Data)
 		return message{Event: e, body: msg.Data, sequence: msg.Sequence}, err
 	}
-	return message{}, fmt.Errorf("no operation has the id or the idempotency key %q, or its events are older than what is kept; obwarden list shows those that are there", operation)
+	return message{}, fmt.Errorf("no operation has the id or the idempotency key %q, or its events are no longer kept; obwarden list shows the operations that are", operation)
 }
 
-// isOperationID reports whether s looks like one: 26 characters of lower-case base32.
+// isOperationID reports whether s looks like an operation's id: 26 characters of lower-case base32.
 func isOperationID(s string) bool {
 	return len(s) == 26 && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz234567") == ""
 }

@@ -1,17 +1,14 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -19,56 +16,14 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/obwarden/obwarden/agent/agenttest"
 	"github.com/obwarden/obwarden/events"
+	"github.com/obwarden/obwarden/events/eventstest"
 )
-
-// longEnough is how long a test waits for what must come; it never waits for the time itself.
-const longEnough = 20 * time.Second
-
-// output collects what a command writes and lets a test wait for it.
-type output struct {
-	mu      sync.Mutex
-	text    bytes.Buffer
-	changed chan struct{}
-}
-
-func newOutput() *output { return &output{changed: make(chan struct{})} }
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	close(o.changed)
-	o.changed = make(chan struct{})
-	return o.text.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.text.String()
-}
-
-func (o *output) await(t *testing.T, text string) {
-	t.Helper()
-	deadline := time.After(longEnough)
-	for {
-		o.mu.Lock()
-		found, changed := strings.Contains(o.text.String(), text), o.changed
-		o.mu.Unlock()
-		if found {
-			return
-		}
-		select {
-		case <-changed:
-		case <-deadline:
-			t.Fatalf("%q did not come; got\n%s", text, o)
-		}
-	}
-}
 
 // commandLine is one that runs.
 type commandLine struct {
-	stdout, stderr *output
+	stdout, stderr *agenttest.Output
 	interrupt      context.CancelFunc
 	code           chan int
 }
@@ -76,7 +31,7 @@ type commandLine struct {
 func begin(t *testing.T, url string, args ...string) *commandLine {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	c := &commandLine{stdout: newOutput(), stderr: newOutput(), interrupt: cancel, code: make(chan int, 1)}
+	c := &commandLine{stdout: agenttest.NewOutput(), stderr: agenttest.NewOutput(), interrupt: cancel, code: make(chan int, 1)}
 	environ := map[string]string{"OBWARDEN_NATS_URL": url, "OBWARDEN_OCP_PASSWORD_FILE": "/nobody/may/read"}
 	go func() { c.code <- execute(ctx, args, c.stdout, c.stderr, environ) }()
 	t.Cleanup(cancel)
@@ -90,20 +45,10 @@ func (c *commandLine) end(t *testing.T, want int) *commandLine {
 		if got != want {
 			t.Fatalf("exit code %d, want %d\nstdout\n%s\nstderr\n%s", got, want, c.stdout, c.stderr)
 		}
-	case <-time.After(longEnough):
+	case <-time.After(patience):
 		t.Fatalf("does not end\nstdout\n%s\nstderr\n%s", c.stdout, c.stderr)
 	}
 	return c
-}
-
-func startNATS(t *testing.T, listen, dir string) *events.Server {
-	t.Helper()
-	s, err := events.StartServer(listen, dir, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { s.Close() })
-	return s
 }
 
 // testAgent is the test itself in the place of an agent.
@@ -115,21 +60,13 @@ type testAgent struct {
 }
 
 func newTestAgent(t *testing.T) *testAgent {
-	return joinAs(t, startNATS(t, "127.0.0.1:0", t.TempDir()).URL())
+	return joinAs(t, eventstest.Start(t).URL())
 }
 
 func joinAs(t *testing.T, url string) *testAgent {
 	t.Helper()
-	nc, err := nats.Connect(url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(nc.Close)
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
-	streams, err := events.OpenStreams(t.Context(), js, events.StreamOptions{Replicas: 1, Retention: time.Hour, AckWait: time.Minute})
+	js := eventstest.Connect(t, url)
+	streams, err := events.OpenStreams(t.Context(), js, eventstest.Options())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -139,7 +76,7 @@ func joinAs(t *testing.T, url string) *testAgent {
 // receive takes the next request and returns its operation as it begins.
 func (a *testAgent) receive() events.Operation {
 	a.t.Helper()
-	msg, err := a.streams.Requests.Next(jetstream.FetchMaxWait(longEnough))
+	msg, err := a.streams.Requests.Next(jetstream.FetchMaxWait(patience))
 	if err != nil {
 		a.t.Fatalf("no request came: %v", err)
 	}
@@ -338,7 +275,7 @@ func TestWaitDuplicate(t *testing.T) {
 		ended := a.past("ended", 1, events.Accepted, events.Failed)
 		c := begin(t, a.url, "stop", "1", "2", "--key", "ended", "--wait")
 		a.receive()
-		c.stdout.await(t, "failed")
+		c.stdout.Await(t, "failed")
 		select {
 		case code := <-c.code:
 			t.Fatalf("ended with %d before the request was answered", code)
@@ -354,7 +291,7 @@ func TestWaitDuplicate(t *testing.T) {
 		c := begin(t, a.url, "stop", "1", "2", "--key", "running", "--wait")
 		a.receive()
 		a.publish(&running, events.Duplicate)
-		c.stdout.await(t, "requested again")
+		c.stdout.Await(t, "requested again")
 		a.publish(&running, events.Succeeded)
 		c.end(t, 0)
 	})
@@ -370,25 +307,22 @@ func TestWaitGivesUp(t *testing.T) {
 	a.receive() // k
 	op := a.receive()
 	a.publish(&op, events.Accepted)
-	c.stdout.await(t, "accepted")
+	c.stdout.Await(t, "accepted")
 	c.interrupt()
 	contains(t, c.end(t, exitGaveUp).stderr, "interrupted", "obwarden watch "+op.OperationID)
 }
 
 func TestWaitSurvivesLostServer(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
-	server := startNATS(t, "127.0.0.1:0", dir)
+	server := eventstest.Start(t)
 	a := joinAs(t, server.URL())
 	c := begin(t, a.url, "stop", "1", "2", "--wait")
 	op := a.receive()
 	a.publish(&op, events.Accepted)
-	c.stdout.await(t, "accepted")
-	if err := server.Close(); err != nil {
-		t.Fatal(err)
-	}
-	c.stderr.await(t, "lost")
-	startNATS(t, strings.TrimPrefix(a.url, "nats://"), dir)
+	c.stdout.Await(t, "accepted")
+	server.Stop()
+	c.stderr.Await(t, "lost")
+	server.Restart()
 	b := joinAs(t, a.url)
 	b.publish(&op, events.Running)
 	b.publish(&op, events.Succeeded)
@@ -402,7 +336,7 @@ func TestWaitSurvivesLostServer(t *testing.T) {
 func TestWaitAsTree(t *testing.T) {
 	t.Parallel()
 	a := newTestAgent(t)
-	out := newOutput()
+	out := agenttest.NewOutput()
 	u := &ui{out: out, err: out, live: true, now: time.Now, size: func() (int, int) { return 80, 24 }}
 	type result struct {
 		op  events.Operation
@@ -417,11 +351,11 @@ func TestWaitAsTree(t *testing.T) {
 		}, u)
 		done <- result{op, err}
 	}()
-	out.await(t, "waiting for an agent")
+	out.Await(t, "waiting for an agent")
 	op := a.receive()
 	op.Task = chain("RUNNING")
 	a.publish(&op, events.Running)
-	out.await(t, "Stop observer process")
+	out.Await(t, "Stop observer process")
 	u.notice("by the way")
 	op.Task = allDone()
 	a.publish(&op, events.Succeeded)
@@ -455,15 +389,15 @@ func TestWatch(t *testing.T) {
 	contains(t, begin(t, a.url, "watch", "nothing").end(t, exitFailed).stderr, `"nothing"`, "obwarden list")
 
 	all := begin(t, a.url, "watch", "--since", "1h")
-	all.stdout.await(t, "BECAUSE: it is a test")
+	all.stdout.Await(t, "BECAUSE: it is a test")
 	live := a.past("live", 3, events.Accepted)
-	all.stdout.await(t, live.OperationID)
+	all.stdout.Await(t, live.OperationID)
 	all.interrupt()
 	contains(t, all.end(t, 0).stdout, past.OperationID, "stop 1 2", "stop 3 2", "from before")
 
 	a.publish(&live, events.Submitting)
 	one := begin(t, a.url, "watch", "live")
-	one.stdout.await(t, "submitting")
+	one.stdout.Await(t, "submitting")
 	a.publish(&live, events.Succeeded)
 	one.end(t, 0)
 }
@@ -472,7 +406,7 @@ func TestWatchShowsOnlyNewEvents(t *testing.T) {
 	t.Parallel()
 	a := newTestAgent(t)
 	past := a.past("past", 1, events.Accepted, events.Succeeded)
-	out := newOutput()
+	out := agenttest.NewOutput()
 	c, err := app{stdout: out, stderr: out, environ: map[string]string{"OBWARDEN_NATS_URL": a.url}}.dial("")
 	if err != nil {
 		t.Fatal(err)
@@ -484,9 +418,7 @@ func TestWatchShowsOnlyNewEvents(t *testing.T) {
 	// Nobody knows when it has subscribed, so there are new events until one is seen.
 	for seen, i := false, 0; !seen; i++ {
 		a.past(fmt.Sprint("live ", i), 1, events.Accepted)
-		out.mu.Lock()
-		seen = out.text.Len() > 0
-		out.mu.Unlock()
+		seen = out.String() != ""
 	}
 	cancel()
 	if err := <-ended; err != nil {
@@ -593,7 +525,7 @@ func TestPermissions(t *testing.T) {
 	}
 	ns.Start()
 	t.Cleanup(func() { ns.Shutdown(); ns.WaitForShutdown() })
-	if !ns.ReadyForConnections(longEnough) {
+	if !ns.ReadyForConnections(patience) {
 		t.Fatal("NATS does not start")
 	}
 	as := func(user string) string { return "nats://" + user + "@" + ns.Addr().String() }
@@ -611,7 +543,7 @@ func TestPermissions(t *testing.T) {
 
 func TestNoStreams(t *testing.T) {
 	t.Parallel()
-	url := startNATS(t, "127.0.0.1:0", t.TempDir()).URL()
+	url := eventstest.Start(t).URL()
 	for _, args := range [][]string{{"stop", "1", "2"}, {"stop", "1", "2", "--wait"}, {"watch"}, {"watch", "x"}, {"get", "x"}, {"list"}} {
 		contains(t, begin(t, url, args...).end(t, exitUnreachable).stderr, "is an agent running on this NATS server")
 	}
@@ -656,7 +588,7 @@ func TestWrongUsage(t *testing.T) {
 			t.Errorf("%s: a wall of text\n%s%s", test.args, c.stdout, c.stderr)
 		}
 	}
-	code := execute(t.Context(), []string{"list"}, newOutput(), newOutput(), map[string]string{"OBWARDEN_SETTLE": "soon"})
+	code := execute(t.Context(), []string{"list"}, agenttest.NewOutput(), agenttest.NewOutput(), map[string]string{"OBWARDEN_SETTLE": "soon"})
 	if code != exitUsage {
 		t.Errorf("a fault in the configuration: exit code %d, want %d", code, exitUsage)
 	}

@@ -15,56 +15,55 @@ import (
 
 	"github.com/caarlos0/env/v10"
 
-	"github.com/obwarden/obwarden/agent/guard"
+	"github.com/obwarden/obwarden/agent/policy"
 )
 
 const envPrefix = "OBWARDEN_"
 
-// Config is everything that can be configured, from the environment alone. Each
-// field's tags are the whole of its documentation: the tables of `obwarden run
-// --help` and of the README come from here.
+// Config is everything that can be configured, all of it by environment variables. The tags of a field are its only
+// documentation: the tables of `obwarden run --help` and of the README are generated from them.
 type Config struct {
 	OCPURL       string        `env:"OCP_URL" help:"base URL of OCP, e.g. https://ocp.example.com:8080"`
-	OCPUsername  string        `env:"OCP_USERNAME" help:"HTTP Basic: user"`
-	OCPPassword  string        `env:"OCP_PASSWORD" secret:"true" help:"HTTP Basic: password"`
-	OCPAccessKey string        `env:"OCP_ACCESS_KEY" help:"AK/SK signature instead of Basic: access key"`
-	OCPSecretKey string        `env:"OCP_SECRET_KEY" secret:"true" help:"AK/SK signature instead of Basic: secret key"`
-	OCPAPI       string        `env:"OCP_API" envDefault:"v3" oneof:"v3 v4.3" help:"which parameters OCP's operations take"`
-	OCPParams    string        `env:"OCP_PARAMS" envDefault:"query" oneof:"query json" help:"where the parameters of an operation travel"`
-	OCPCAFile    string        `env:"OCP_CA_FILE" help:"PEM file with the roots that OCP's certificate is checked against; empty: the system's"`
+	OCPUsername  string        `env:"OCP_USERNAME" help:"user for HTTP Basic authentication"`
+	OCPPassword  string        `env:"OCP_PASSWORD" secret:"true" help:"password for HTTP Basic authentication"`
+	OCPAccessKey string        `env:"OCP_ACCESS_KEY" help:"access key for AK/SK signatures, instead of HTTP Basic"`
+	OCPSecretKey string        `env:"OCP_SECRET_KEY" secret:"true" help:"secret key for AK/SK signatures"`
+	OCPAPI       string        `env:"OCP_API" envDefault:"v3" oneof:"v3 v4.3" help:"version of OCP's API, which decides the parameters of operations"`
+	OCPParams    string        `env:"OCP_PARAMS" envDefault:"query" oneof:"query json" help:"where the parameters of operations are sent: in the query or in a JSON body"`
+	OCPCAFile    string        `env:"OCP_CA_FILE" help:"PEM file with the root certificates that OCP's certificate is checked against; empty: those of the system"`
 	OCPTimeout   time.Duration `env:"OCP_TIMEOUT" envDefault:"10s" min:"100ms" help:"deadline of one call to OCP"`
-	OCPMaxRPS    float64       `env:"OCP_MAX_RPS" envDefault:"20" min:"0.1" help:"calls to OCP a second, at most"`
+	OCPMaxRPS    float64       `env:"OCP_MAX_RPS" envDefault:"20" min:"0.1" help:"maximum number of calls to OCP per second"`
 
-	NATSURL       string        `env:"NATS_URL" help:"NATS servers, comma-separated; empty: the embedded one"`
+	NATSURL       string        `env:"NATS_URL" help:"NATS servers, comma-separated; empty: the embedded server"`
 	NATSCredsFile string        `env:"NATS_CREDS_FILE" help:"NATS credentials file"`
-	NATSListen    string        `env:"NATS_LISTEN" envDefault:"127.0.0.1:4222" addr:"true" help:"where the embedded NATS server listens; port 0: any free one"`
-	HTTPListen    string        `env:"HTTP_LISTEN" envDefault:"127.0.0.1:9480" addr:"true" help:"where /metrics, /-/healthy, /-/ready and /alertmanager are served; port 0: any free one"`
-	DataDir       string        `env:"DATA_DIR" envDefault:"obwarden-data" help:"files of the embedded NATS server"`
-	PolicyFile    string        `env:"POLICY_FILE" help:"what operations are held to; empty: the built-in policy (obwarden check policy --default)"`
-	Replicas      int           `env:"STREAM_REPLICAS" envDefault:"1" oneof:"1 3 5" help:"copies of streams, for a NATS cluster"`
+	NATSListen    string        `env:"NATS_LISTEN" envDefault:"127.0.0.1:4222" addr:"true" help:"address on which the embedded NATS server listens; port 0: any free port"`
+	HTTPListen    string        `env:"HTTP_LISTEN" envDefault:"127.0.0.1:9480" addr:"true" help:"address on which /metrics, /-/healthy, /-/ready and /alertmanager are served; port 0: any free port"`
+	DataDir       string        `env:"DATA_DIR" envDefault:"obwarden-data" help:"directory for the files of the embedded NATS server"`
+	PolicyFile    string        `env:"POLICY_FILE" help:"file with the policy that operations must comply with; empty: the built-in policy (obwarden check policy --default)"`
+	Replicas      int           `env:"STREAM_REPLICAS" envDefault:"1" oneof:"1 3 5" help:"number of copies of each stream in a NATS cluster"`
 	Retention     time.Duration `env:"RETENTION" envDefault:"720h" min:"1m" help:"how long events are kept and idempotency keys remembered"`
-	AckWait       time.Duration `env:"ACK_WAIT" envDefault:"15s" min:"1s" help:"how long after an agent died its operations go to another"`
+	AckWait       time.Duration `env:"ACK_WAIT" envDefault:"15s" min:"1s" help:"time after an agent's death until another agent takes over its operations"`
 
-	WebhookUsername      string `env:"WEBHOOK_USERNAME" help:"HTTP Basic that Alertmanager must give at /alertmanager: user"`
-	WebhookPassword      string `env:"WEBHOOK_PASSWORD" secret:"true" help:"HTTP Basic that Alertmanager must give at /alertmanager: password"`
-	WebhookToken         string `env:"WEBHOOK_TOKEN" secret:"true" help:"bearer token that Alertmanager may give instead; without it and without a password /alertmanager is open on a loopback address and closed on any other"`
-	AlertmanagerURL      string `env:"ALERTMANAGER_URL" help:"base URL of the Alertmanager in which the policy's silences are made; empty: none are made"`
-	AlertmanagerUsername string `env:"ALERTMANAGER_USERNAME" help:"HTTP Basic at Alertmanager: user"`
-	AlertmanagerPassword string `env:"ALERTMANAGER_PASSWORD" secret:"true" help:"HTTP Basic at Alertmanager: password"`
+	WebhookUsername      string `env:"WEBHOOK_USERNAME" help:"user that Alertmanager must present at /alertmanager (HTTP Basic)"`
+	WebhookPassword      string `env:"WEBHOOK_PASSWORD" secret:"true" help:"password that Alertmanager must present at /alertmanager (HTTP Basic)"`
+	WebhookToken         string `env:"WEBHOOK_TOKEN" secret:"true" help:"bearer token that Alertmanager may present instead; without token and password, /alertmanager is open on a loopback address and closed on any other address"`
+	AlertmanagerURL      string `env:"ALERTMANAGER_URL" help:"base URL of the Alertmanager in which the policy's silences are created; empty: no silences"`
+	AlertmanagerUsername string `env:"ALERTMANAGER_USERNAME" help:"user at Alertmanager (HTTP Basic)"`
+	AlertmanagerPassword string `env:"ALERTMANAGER_PASSWORD" secret:"true" help:"password at Alertmanager (HTTP Basic)"`
 
-	Settle     time.Duration `env:"SETTLE" envDefault:"30s" min:"200ms" help:"how long an unanswered call to OCP may still take effect; the call itself gets half of it at most"`
-	PollMin    time.Duration `env:"POLL_MIN" envDefault:"1s" min:"10ms" help:"time between looks at a task that moves"`
-	PollMax    time.Duration `env:"POLL_MAX" envDefault:"15s" min:"10ms" help:"time between looks at a task that does not"`
-	StallAfter time.Duration `env:"STALL_AFTER" envDefault:"10m" min:"1s" help:"a task that has not moved for so long is reported as stalled"`
+	Settle     time.Duration `env:"SETTLE" envDefault:"30s" min:"200ms" help:"how long an unanswered call to OCP may still take effect; the call itself may last half of that at most"`
+	PollMin    time.Duration `env:"POLL_MIN" envDefault:"1s" min:"10ms" help:"time between polls of a task that makes progress"`
+	PollMax    time.Duration `env:"POLL_MAX" envDefault:"15s" min:"10ms" help:"time between polls of a task that makes no progress"`
+	StallAfter time.Duration `env:"STALL_AFTER" envDefault:"10m" min:"1s" help:"a task without progress for this long is reported as stalled"`
 
-	LogLevel  string `env:"LOG_LEVEL" envDefault:"info" oneof:"debug info warn error" help:"least level that is logged"`
-	LogFormat string `env:"LOG_FORMAT" oneof:"text json" help:"form of the log, on stderr; empty: text on a terminal, else json"`
+	LogLevel  string `env:"LOG_LEVEL" envDefault:"info" oneof:"debug info warn error" help:"lowest level that is logged"`
+	LogFormat string `env:"LOG_FORMAT" oneof:"text json" help:"format of the log, which goes to stderr; empty: text on a terminal, else json"`
 
-	PprofListen string `env:"PPROF_LISTEN" addr:"true" help:"where Go's profiles are served below /debug/pprof/, for whoever can connect; empty: not at all"`
+	PprofListen string `env:"PPROF_LISTEN" addr:"true" help:"address on which Go's profiles are served under /debug/pprof/, to everybody who can connect; empty: they are not served"`
 }
 
-// loadConfig reads the environment and reports every fault at once. Secrets may
-// come from a file, named by the variable with _FILE behind it.
+// loadConfig reads the environment and reports all faults at once. A secret may come from a file, which the variable's
+// name with _FILE appended names.
 func loadConfig(environ map[string]string) (Config, error) {
 	environ, faults := readSecretFiles(environ)
 	var c Config
@@ -88,9 +87,9 @@ func loadConfig(environ map[string]string) (Config, error) {
 	return c, errors.Join(slices.CompactFunc(faults, func(a, b error) bool { return a.Error() == b.Error() })...)
 }
 
-// unknownVariables are those of the prefix that mean nothing: typing errors,
-// mostly. They are warned of and not refused: Kubernetes adds such variables to
-// every container beside a service that is called obwarden.
+// unknownVariables are the variables that have our prefix and no meaning, mostly typing errors. They cause a warning
+// and no failure, because Kubernetes adds such variables to every container in the namespace of a service called
+// obwarden.
 func unknownVariables(environ map[string]string) []string {
 	known := map[string]bool{}
 	for _, v := range variables() {
@@ -107,7 +106,7 @@ func unknownVariables(environ map[string]string) []string {
 	return unknown
 }
 
-// check is what concerns more than one variable.
+// check reports faults that concern more than one variable.
 func (c Config) check() []error {
 	var faults []error
 	for _, pair := range []struct{ names, a, b string }{
@@ -137,15 +136,15 @@ func (c Config) check() []error {
 	return faults
 }
 
-// policy is what the agent holds operations to. The error lists every fault of the file.
-func (c Config) policy() (*guard.Policy, error) {
+// policy is the policy that operations must comply with. The error lists all faults of the file.
+func (c Config) policy() (*policy.Policy, error) {
 	if c.PolicyFile == "" {
-		return guard.Default(), nil
+		return policy.Default(), nil
 	}
-	return guard.Load(c.PolicyFile)
+	return policy.Load(c.PolicyFile)
 }
 
-// checkOCP is what a command needs that calls OCP.
+// checkOCP reports whether the configuration suffices for a command that calls OCP.
 func (c Config) checkOCP() error {
 	if c.OCPURL == "" {
 		return errors.New("OBWARDEN_OCP_URL: not set; it is the base URL of OCP, e.g. https://ocp.example.com:8080 (to try without an OCP: `obwarden demo`)")
@@ -153,11 +152,11 @@ func (c Config) checkOCP() error {
 	return nil
 }
 
-// anonymous reports that OCP is called without credentials, which a gateway in
-// front of it may add, and which it refuses else.
+// anonymous reports whether OCP is called without credentials. OCP refuses that, unless a gateway in front of it adds
+// them.
 func (c Config) anonymous() bool { return c.OCPUsername == "" && c.OCPAccessKey == "" }
 
-// variable is one row of the table.
+// variable is one row of the table of variables.
 type variable struct {
 	Name, Default, Help string
 	Secret              bool
@@ -180,6 +179,7 @@ func variables() []variable {
 	return vs
 }
 
+// shown is a value as it may be printed: without secrets.
 func (v variable) shown(value string) string {
 	switch {
 	case v.Secret:
@@ -207,6 +207,7 @@ func (v variable) allowed() string {
 	return "text"
 }
 
+// check reports a value that parses and yet is not allowed, or does not parse.
 func (v variable) check(value string) error {
 	bad := fmt.Errorf("must be %s", v.allowed())
 	switch {
@@ -230,8 +231,8 @@ func (v variable) check(value string) error {
 	return nil
 }
 
-// describeParseErrors leaves out what variable.check says better, which is every
-// value that does not parse.
+// describeParseErrors says of values that do not parse what is allowed, in the words of variable.check, so that a fault
+// that both find is reported once.
 func describeParseErrors(all env.AggregateError, environ map[string]string) []error {
 	var faults []error
 	for _, err := range all.Errors {
@@ -249,6 +250,7 @@ func describeParseErrors(all env.AggregateError, environ map[string]string) []er
 	return faults
 }
 
+// readSecretFiles returns the environment with the contents of secret files in the place of their names.
 func readSecretFiles(environ map[string]string) (map[string]string, []error) {
 	var faults []error
 	read := make(map[string]string, len(environ))
@@ -274,7 +276,7 @@ func readSecretFiles(environ map[string]string) (map[string]string, []error) {
 	return read, faults
 }
 
-// environment is this process's.
+// environment is the environment of this process.
 func environment() map[string]string {
 	vars := map[string]string{}
 	for _, entry := range os.Environ() {

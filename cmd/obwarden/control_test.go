@@ -14,12 +14,8 @@ import (
 func (s site) command(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	p := startProcess(t, s.environ, args...)
-	code = p.wait()
-	var lines []string
-	for line := range p.lines {
-		lines = append(lines, line)
-	}
-	return code, strings.Join(lines, "\n"), p.stderr.String()
+	code = p.Wait()
+	return code, p.Stdout.String(), p.Stderr.String()
 }
 
 func TestTheKillSwitchByCommand(t *testing.T) {
@@ -46,7 +42,7 @@ func TestTheKillSwitchByCommand(t *testing.T) {
 	}
 	js := s.connect(t)
 	publish(t, js, events.Request{IdempotencyKey: "k", ClusterID: 1, ServerID: 2})
-	awaitState(t, js, "k", events.Waiting)
+	awaitState(t, js, events.OperationID("k"), events.Waiting)
 	if code, stdout, _ := s.command(t, "explain", "restart", "1", "3"); code != exitGaveUp || !strings.Contains(stdout, "ann") {
 		t.Errorf("explain: exit code %d, printed\n%s", code, stdout)
 	}
@@ -68,7 +64,7 @@ func TestAnApprovalByCommand(t *testing.T) {
 	s.ready(t)
 	js := s.connect(t)
 	publish(t, js, events.Request{IdempotencyKey: "k", ClusterID: 1, ServerID: 2, Force: true, RequestedBy: "ann"})
-	awaitState(t, js, "k", events.Waiting)
+	awaitState(t, js, events.OperationID("k"), events.Waiting)
 	for _, test := range []struct {
 		args []string
 		code int
@@ -112,23 +108,4 @@ func TestExplainSaysEachRule(t *testing.T) {
 	if posts := s.sim.Posts(ocpsim.ServerStop); posts != 0 {
 		t.Errorf("%d calls", posts)
 	}
-}
-
-// inventory waits until an agent has written down which clusters there are.
-func (s site) inventory(t *testing.T) {
-	t.Helper()
-	bucket, err := s.connect(t).KeyValue(t.Context(), events.ControlBucket)
-	if err != nil {
-		t.Fatal(err)
-	}
-	watcher, err := bucket.Watch(t.Context(), "clusters")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for entry := range watcher.Updates() {
-		if entry != nil {
-			return
-		}
-	}
-	t.Fatal("no inventory")
 }

@@ -25,9 +25,8 @@ import (
 
 const demoPassword = "obdemo"
 
-// demo is an agent, its NATS server and a simulated OCP in one process, and a story
-// that plays through them. Nothing in it is staged: every line comes from an event,
-// from the simulator's log of requests or from /metrics.
+// demo runs an agent, its NATS server and a simulated OCP in one process, and plays a story with them. Nothing is
+// staged: every line comes from an event, from the simulator's log of requests or from /metrics.
 type demo struct {
 	app
 	speed   float64
@@ -43,15 +42,15 @@ func newDemo(a app) *cobra.Command {
 	d := &demo{app: a}
 	cmd := &cobra.Command{
 		Use:   "demo",
-		Short: "See it all at work, with nothing to set up",
-		Long: `Run an agent with an embedded NATS server against a simulated OCP, and play a
-story: a server is stopped, the same request comes again, a faulty one is refused,
-so is one that would cost the majority, a stop fails. Then everything goes on running, to be tried from another terminal,
-until Ctrl-C.`,
+		Short: "See everything at work, with nothing to set up",
+		Long: `Run an agent with an embedded NATS server against a simulated OCP, and play a story: a
+server is stopped, the same request comes again, a faulty request is refused, and so is a
+request that would cost the cluster its majority, and a stop fails. After that everything
+goes on running until Ctrl-C, so that it can be tried from another terminal.`,
 		Args: exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error { return d.run(cmd.Context()) },
 	}
-	cmd.Flags().Float64Var(&d.speed, "speed", 8, "seconds of OCP's work that pass in one second")
+	cmd.Flags().Float64Var(&d.speed, "speed", 8, "speed of the simulated OCP: seconds of its work that pass in one second")
 	cmd.Flags().BoolVar(&d.exit, "exit", false, "end after the story")
 	cmd.Flags().BoolVarP(&d.verbose, "verbose", "v", false, "show the agent's log")
 	return cmd
@@ -112,7 +111,7 @@ func (d *demo) run(ctx context.Context) (err error) {
 	return group.Wait()
 }
 
-// freeOr is address, or any free port of the same host where somebody listens there.
+// freeOr is address, or any free port of this host if somebody already listens on address.
 func freeOr(address string) string {
 	l, err := net.Listen("tcp", address)
 	if err != nil {
@@ -132,7 +131,7 @@ func (d *demo) story(ctx context.Context) error {
 		return err
 	}
 
-	d.say("2  The same request again", "Same idempotency key: whoever sends it, however often, OCP is not called again.")
+	d.say("2  The same request again", "The same idempotency key: whoever sends it, and however often, OCP is not called again.")
 	if err := d.follow(ctx, stop); err != nil {
 		return err
 	}
@@ -143,7 +142,7 @@ func (d *demo) story(ctx context.Context) error {
 		return err
 	}
 
-	d.say("4  A stop that would be an outage", "Server 2 is down in zone1. Without server 4, in zone2, one whole zone of three would stay: no majority.")
+	d.say("4  A stop that would be an outage", "Server 2 in zone1 is down. If server 4 in zone2 stopped, too, only one of three zones would remain fully running: no majority.")
 	if err := d.follow(ctx, events.Request{IdempotencyKey: "demo-4", ClusterID: 1, ServerID: 4, Reason: "an alert fires", RequestedBy: "demo"}); err != nil {
 		return err
 	}
@@ -182,7 +181,7 @@ func (d *demo) follow(ctx context.Context, r events.Request) error {
 	return err
 }
 
-// publish sends what our own client would not.
+// publish sends a body that our own client would refuse to send.
 func (d *demo) publish(ctx context.Context, subject, body, key string) error {
 	_, err := follow(ctx, d.at.NATS, followTarget{
 		OperationID: events.OperationID(key),
@@ -197,27 +196,32 @@ func (d *demo) publish(ctx context.Context, subject, body, key string) error {
 	return err
 }
 
-// showMetrics prints the lines of /metrics that tell the story again. What has just
-// ended is counted a moment after its event.
+// showMetrics prints the lines of /metrics that tell the same story. An operation is counted a moment after its last
+// event is published, so the lines are read again until the last operation is among them.
 func (d *demo) showMetrics(ctx context.Context) error {
 	const last = `obwarden_operations_total{kind="stop",outcome="failed"} 1`
+	again := time.NewTicker(20 * time.Millisecond)
+	defer again.Stop()
 	for tries := 0; ; tries++ {
 		lines, err := d.readMetrics(ctx)
 		if err != nil {
 			return err
 		}
-		if !slices.Contains(lines, last) && tries < 100 {
-			time.Sleep(20 * time.Millisecond)
-			continue
+		if slices.Contains(lines, last) || tries == 100 {
+			for _, l := range lines {
+				d.out.println("  " + l)
+			}
+			return nil
 		}
-		for _, l := range lines {
-			d.out.println("  " + l)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-again.C:
 		}
-		return nil
 	}
 }
 
-// readMetrics reads those that have moved.
+// readMetrics reads the counters of the story that are not 0.
 func (d *demo) readMetrics(ctx context.Context) ([]string, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, d.at.HTTP+web.MetricsPath, nil)
 	if err != nil {
@@ -231,7 +235,8 @@ func (d *demo) readMetrics(ctx context.Context) ([]string, error) {
 	var lines []string
 	scanner := bufio.NewScanner(io.LimitReader(response.Body, 8<<20))
 	for scanner.Scan() {
-		for _, name := range []string{"requests_total", "operations_total", "operation_duration_seconds_sum", "subtask_failures_total", "guard_decisions_total", "journal_append_duration_seconds_count"} {
+		for _, name := range []string{"requests_total", "operations_total", "operation_duration_seconds_sum",
+			"subtask_failures_total", "guard_decisions_total", "journal_append_duration_seconds_count"} {
 			if strings.HasPrefix(scanner.Text(), "obwarden_"+name) && !strings.HasSuffix(scanner.Text(), " 0") {
 				lines = append(lines, scanner.Text())
 			}
@@ -240,13 +245,13 @@ func (d *demo) readMetrics(ctx context.Context) ([]string, error) {
 	return lines, scanner.Err()
 }
 
-// invite says how to go on from another terminal.
+// invite shows commands to go on with in another terminal.
 func (d *demo) invite() {
 	env := ""
 	if d.at.URL != "nats://127.0.0.1:4222" {
 		env = "OBWARDEN_NATS_URL=" + d.at.URL + " "
 	}
-	d.say("All of it goes on running. In another terminal:")
+	d.say("Everything goes on running. In another terminal, try:")
 	for _, command := range []string{
 		env + "go run ./cmd/obwarden start 1 2 --wait",
 		env + "go run ./cmd/obwarden explain stop 1 4",

@@ -15,6 +15,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/obwarden/obwarden/agent/agenttest"
 	"github.com/obwarden/obwarden/agent/ocp/ocpsim"
 	"github.com/obwarden/obwarden/events"
 )
@@ -41,19 +42,19 @@ func smallDisk(t *testing.T) string {
 // notReady waits until the agent says that it is not, and returns why.
 func notReady(t *testing.T, address string) string {
 	t.Helper()
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+	var why []byte
+	agenttest.Eventually(t, "the agent is not ready", patience, 50*time.Millisecond, func() error {
 		resp, err := http.Get("http://" + address + "/-/ready")
 		if err != nil {
-			continue
+			return err
 		}
-		body, err := io.ReadAll(resp.Body)
-		resp.Body.Close()
-		if err == nil && resp.StatusCode == http.StatusServiceUnavailable {
-			return string(body)
+		defer resp.Body.Close()
+		if why, err = io.ReadAll(resp.Body); err == nil && resp.StatusCode != http.StatusServiceUnavailable {
+			err = fmt.Errorf("it answers %s", resp.Status)
 		}
-	}
-	t.Fatal("the agent says that it is ready")
-	return ""
+		return err
+	})
+	return string(why)
 }
 
 // TestAFullDiskRefusesRequestsAndLosesNone fills the disk of the embedded server
@@ -77,7 +78,7 @@ func TestAFullDiskRefusesRequestsAndLosesNone(t *testing.T) {
 	if err := os.Remove(filler); err != nil {
 		t.Fatal(err)
 	}
-	agent.kill()
+	agent.Kill()
 	startProcess(t, s.environ, "run")
 	s.wantOneStopEach(t, acknowledged)
 }
@@ -90,7 +91,7 @@ func TestAReadOnlyDiskRefusesToStartAndLosesNothing(t *testing.T) {
 	s, clusters := newSiteOn(t, disk)
 	agent := startProcess(t, s.environ, "run")
 	s.ready(t)
-	acknowledged, _ := publishUntilRefused(t, s.connect(t), clusters, 20, agent.kill)
+	acknowledged, _ := publishUntilRefused(t, s.connect(t), clusters, 20, agent.Kill)
 	remount := func(flags uintptr) {
 		t.Helper()
 		if err := syscall.Mount("", disk, "", syscall.MS_REMOUNT|flags, ""); err != nil {
@@ -99,10 +100,10 @@ func TestAReadOnlyDiskRefusesToStartAndLosesNothing(t *testing.T) {
 	}
 	remount(syscall.MS_RDONLY)
 	refused := startProcess(t, s.environ, "run")
-	if code := refused.wait(); code != exitFailed {
+	if code := refused.Wait(); code != exitFailed {
 		t.Errorf("exit code %d on a read-only disk, want %d", code, exitFailed)
 	}
-	if said := refused.stderr.String(); !strings.Contains(said, "read-only file system") || !strings.Contains(said, disk) {
+	if said := refused.Stderr.String(); !strings.Contains(said, "read-only file system") || !strings.Contains(said, disk) {
 		t.Errorf("on a read-only disk it said:\n%s", said)
 	}
 	remount(0)
@@ -119,7 +120,7 @@ func newSiteOn(t *testing.T, disk string) (site, []ocpsim.ClusterConfig) {
 	}
 	s := newSite(t, ocpsim.Config{Clusters: clusters, Speed: 200}).lax(t)
 	s.environ["OBWARDEN_DATA_DIR"] = filepath.Join(disk, "data")
-	s.environ["OBWARDEN_HTTP_LISTEN"] = freeAddress(t)
+	s.environ["OBWARDEN_HTTP_LISTEN"] = agenttest.FreeAddress(t)
 	return s, clusters
 }
 
@@ -136,25 +137,6 @@ func fill(t *testing.T, file string) {
 	}
 	if !errors.Is(err, syscall.ENOSPC) {
 		t.Fatal(err)
-	}
-}
-
-// wantOneStopEach waits for the end of the operations, each with one call and one task.
-func (s site) wantOneStopEach(t *testing.T, keys []string) {
-	t.Helper()
-	js := s.connect(t)
-	tasks := map[int64]int{}
-	operations := map[string]events.Operation{}
-	for _, key := range keys {
-		operations[key] = awaitEnd(t, js, key)
-	}
-	for _, task := range s.sim.Tasks() {
-		tasks[task.Servers[0]]++
-	}
-	for _, key := range keys {
-		if o := operations[key]; o.State != events.Succeeded || tasks[o.ServerID] != 1 {
-			t.Errorf("%s ended %s with %d stops, want one: %+v", key, o.State, tasks[o.ServerID], o.Reason)
-		}
 	}
 }
 

@@ -12,36 +12,33 @@ import (
 )
 
 const (
-	// answerGrace is how long a request may stay unanswered after its operation has
-	// ended: an agent that answers does so at once.
+	// answerGrace is how long a request may stay unanswered after its operation has ended. An agent answers at once.
 	answerGrace = 5 * time.Second
-	// silence after which a person is told that no agent takes the request.
-	silence = 5 * time.Second
+	// noAgentAfter is the time without an answer after which a person is told that no agent takes the request.
+	noAgentAfter = 5 * time.Second
 )
 
 // refusals matches every event that refuses a request.
 const refusals = "ob.server.*.event.*.*.*.rejected"
 
-// followTarget is what follow follows.
+// followTarget is the operation that is followed.
 type followTarget struct {
 	OperationID string
-	// Submit publishes a request for the operation and returns its sequence in the
-	// request stream. It is called once the events are subscribed to, so that none is
-	// missed. Nil: only follow.
+	// Submit publishes a request for the operation and returns its sequence in the request stream. It is called after the
+	// subscription to the events, so that no event is missed. Nil: only follow.
 	Submit func(context.Context) (sequence uint64, err error)
 }
 
-// follow shows an operation from its first event to its end and returns it as it
-// ended. A request that is refused because its key stands for another operation
-// ends in an operation of its own, which follow finds by the request's sequence. The
-// error is ctx's cause where ctx ends first, beside the operation as far as it came;
-// else Submit's or JetStream's.
+// follow shows an operation from its first event to its end and returns it as it ended. A request that is refused
+// because its key belongs to another operation ends in an operation of its own, which follow finds by the request's
+// sequence. If ctx ends first, follow returns the operation as far as it has come, and ctx's cause as the error. Other
+// errors are Submit's or JetStream's.
 func follow(ctx context.Context, js jetstream.JetStream, target followTarget, out *ui) (events.Operation, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	f := follower{target: target, out: out}
 	err := f.run(ctx, js)
-	if err != nil && ctx.Err() != nil { // whatever it was that did not come in time
+	if err != nil && ctx.Err() != nil { // err only says what was interrupted
 		err = context.Cause(ctx)
 	}
 	if out.live && f.following {
@@ -53,14 +50,14 @@ func follow(ctx context.Context, js jetstream.JetStream, target followTarget, ou
 type follower struct {
 	target    followTarget
 	out       *ui
-	before    uint64 // the journal's last event before our request
-	request   uint64 // our request's sequence; 0: none
-	answered  bool   // an event shows that our request is part of the operation
-	slow      bool   // no agent has shown up
-	following bool   // there is something to show
+	before    uint64 // the journal's last sequence before our request
+	request   uint64 // sequence of our request in the request stream; 0: there is none
+	answered  bool   // an event has shown that our request is part of the operation
+	slow      bool   // no agent has answered for a while
+	following bool   // the events are subscribed to, so there is something to show
 
-	last  events.Operation // the target's
-	shown events.Operation // last, or the refusal
+	last  events.Operation // the target's last event
+	shown events.Operation // the same, or the refusal of our request
 }
 
 func (f *follower) run(ctx context.Context, js jetstream.JetStream) error {
@@ -103,7 +100,7 @@ func (f *follower) watch(ctx context.Context, history, refused <-chan message) e
 		frames = ticker.C
 		f.draw()
 	}
-	quiet := time.NewTimer(silence)
+	quiet := time.NewTimer(noAgentAfter)
 	defer quiet.Stop()
 	var grace <-chan time.Time
 	for {
@@ -153,11 +150,11 @@ func closed(ctx context.Context) error {
 	return errors.New("the connection was closed")
 }
 
-// event takes the target's next event.
+// event processes the next event of the target.
 func (f *follower) event(m message) {
 	before := f.last
 	f.last = m.Operation
-	// An order to retry has got a later message by the time that it is obeyed.
+	// Once an order to retry is obeyed, the operation carries the sequence of a later message.
 	retried := before.N > 0 && before.RequestSequence < f.request && f.request < m.RequestSequence
 	if retried || m.RequestSequence == f.request || m.Token == events.Duplicate && m.sequence > f.before {
 		f.answered = true
@@ -179,7 +176,7 @@ func (f *follower) show(m message) {
 
 func (f *follower) draw() { f.out.draw(f.lines(f.out.liveStyle())) }
 
-// settle leaves the tree as it stands, whole.
+// settle draws the whole tree a last time, to stay.
 func (f *follower) settle() { f.out.settle(f.lines(f.out.style())) }
 
 func (f *follower) lines(s style) []string {
@@ -189,7 +186,7 @@ func (f *follower) lines(s style) []string {
 	}
 	text := " waiting for an agent to take the request"
 	if f.slow {
-		text += fmt.Sprintf("; none has yet, it stays in the stream %s until one does", events.RequestStream)
+		text += fmt.Sprintf("; none has yet, and it stays in the stream %s until one does", events.RequestStream)
 	}
 	lines := []string{s.render(line{{s.dot(), cyan}, {text, ""}})}
 	return append(lines, s.render(line{{"  operation " + f.target.OperationID, dim}}))
@@ -200,7 +197,7 @@ type gaveUp struct{ after time.Duration }
 
 func (g gaveUp) Error() string { return fmt.Sprintf("gave up waiting after %s", g.after) }
 
-// outcome turns what follow returns into the command's error.
+// outcome turns the result of follow into the command's error.
 func outcome(c *client, id string, op events.Operation, err error) error {
 	goesOn := fmt.Sprintf("the operation goes on; follow it: obwarden watch %s", id)
 	switch {

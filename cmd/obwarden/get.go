@@ -14,13 +14,13 @@ import (
 func newGet(a app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "get OPERATION",
-		Short: "Show an operation with all that is known of it",
-		Long: `Show an operation as it stands. OPERATION is its id or its idempotency key.
-With --events: every event of it, a line each, or a JSON document each.`,
+		Short: "Show everything that is known about an operation",
+		Long: `Show an operation as it is now. OPERATION is its id or its idempotency key. With --events,
+show its events instead, one on each line.`,
 		Args: exactArgs("OPERATION"),
 	}
 	nats, format := natsFlag(cmd), formatFlag(cmd)
-	trail := cmd.Flags().Bool("events", false, "the audit trail instead")
+	trail := cmd.Flags().Bool("events", false, "show the audit trail instead")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		c, err := a.dial(*nats)
 		if err != nil {

@@ -17,7 +17,7 @@ import (
 	"github.com/obwarden/obwarden/events"
 )
 
-// listReaders is how many documents are fetched at once.
+// listReaders is the number of documents that are fetched at the same time.
 const listReaders = 8
 
 // selection is which operations a person wants to see.
@@ -37,10 +37,10 @@ func newList(a app) *cobra.Command {
 	nats, format := natsFlag(cmd), formatFlag(cmd)
 	var want selection
 	f := cmd.Flags()
-	f.StringVar(&want.state, "state", "", "only those in this state, e.g. waiting")
-	f.Int64Var(&want.cluster, "cluster", 0, "only those of this cluster")
-	f.BoolVar(&want.open, "open", false, "only those that have not ended")
-	f.IntVar(&want.limit, "limit", 50, "at most so many; 0: all")
+	f.StringVar(&want.state, "state", "", "only operations in this state, e.g. waiting")
+	f.Int64Var(&want.cluster, "cluster", 0, "only operations of this cluster")
+	f.BoolVar(&want.open, "open", false, "only operations that have not ended")
+	f.IntVar(&want.limit, "limit", 50, "show at most this many operations; 0: all")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if err := usage(want.check(cmd.Flags().Changed("cluster"))); err != nil {
 			return err
@@ -54,7 +54,7 @@ func newList(a app) *cobra.Command {
 		if err != nil {
 			return c.unreachable(err)
 		}
-		operations, err := fetch(cmd.Context(), c.js, want.of(all))
+		operations, err := fetch(cmd.Context(), c.js, want.pick(all))
 		if err != nil {
 			return c.unreachable(err)
 		}
@@ -69,7 +69,7 @@ func newList(a app) *cobra.Command {
 			out.notice(p)
 		}
 		if len(operations) == 0 {
-			out.notice("no operations that match; obwarden watch shows new ones as they come")
+			out.notice("no operations match; obwarden watch shows new ones as they come")
 			return nil
 		}
 		out.settle(table(operations, out.now(), out.style()))
@@ -78,8 +78,8 @@ func newList(a app) *cobra.Command {
 	return cmd
 }
 
-// pauses says what is paused, in a line each. Who cannot read it sees the operations
-// all the same, which say what they wait for.
+// pauses describes each pause in one line. A user who may not read the bucket still sees the operations, which say what
+// they wait for.
 func pauses(ctx context.Context, js jetstream.JetStream) []string {
 	bucket, err := js.KeyValue(ctx, events.ControlBucket)
 	if err != nil {
@@ -124,7 +124,7 @@ func (want selection) check(clusterGiven bool) error {
 	return nil
 }
 
-// entry is what the subjects of an operation's events tell without its document.
+// entry is what the subjects of an operation's events say, without its document.
 type entry struct {
 	first, last uint64 // sequences in the journal
 	cluster     int64
@@ -132,8 +132,8 @@ type entry struct {
 	stateAt     uint64 // sequence of the event that state is from
 }
 
-// overview reads the subject of each operation's last event of each sort, without
-// the documents: a few hundred bytes an operation instead of tens of thousands.
+// overview reads, for each operation, the subject of the last event of each state, without the documents: a few hundred
+// bytes for an operation instead of tens of thousands.
 func overview(ctx context.Context, js jetstream.JetStream) ([]entry, error) {
 	byID := map[string]*entry{}
 	err := read(ctx, js, jetstream.OrderedConsumerConfig{
@@ -171,7 +171,7 @@ func (e *entry) add(sequence uint64, tokens []string) {
 	state := events.State(tokens[7])
 	switch state {
 	case events.Duplicate, events.Approved:
-		return // says nothing of the state
+		return // these say nothing about the state
 	case events.Progress, events.Stalled:
 		state = events.Running
 	}
@@ -180,8 +180,8 @@ func (e *entry) add(sequence uint64, tokens []string) {
 	}
 }
 
-// of picks the operations to show out of all, which come newest first.
-func (want selection) of(all []entry) []entry {
+// pick returns the operations to show. All of them come newest first.
+func (want selection) pick(all []entry) []entry {
 	var picked []entry
 	for _, e := range all {
 		if want.limit > 0 && len(picked) == want.limit {
@@ -197,7 +197,7 @@ func (want selection) of(all []entry) []entry {
 	return picked
 }
 
-// fetch reads the last event of each.
+// fetch reads the last event of each operation.
 func fetch(ctx context.Context, js jetstream.JetStream, entries []entry) ([]message, error) {
 	stream, err := journal(ctx, js)
 	if err != nil {
@@ -222,7 +222,7 @@ func fetch(ctx context.Context, js jetstream.JetStream, entries []entry) ([]mess
 	return messages, group.Wait()
 }
 
-// table aligns the operations in columns; the last one takes what room there is.
+// table aligns the operations in columns. The last column takes the room that is left.
 func table(operations []message, now time.Time, s style) []string {
 	rows := [][]span{{{"OPERATION", dim}, {"KIND", dim}, {"CLUSTER", dim}, {"SERVER", dim}, {"STATE", dim}, {"PROGRESS", dim}, {"AGE", dim}, {"TOOK", dim}, {"REASON", dim}}}
 	for _, m := range operations {

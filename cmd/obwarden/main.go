@@ -1,5 +1,8 @@
-// Command obwarden is the agent and everything that goes with it in one binary:
-// `obwarden --help` lists the commands, and each is one file of this package.
+// Command obwarden is the agent and all its tools in one binary. `obwarden --help` lists the commands; each stands in a
+// file of its own in this package.
+//
+// The package parses command lines, wires the agent together and shows what happens. How operations are carried out is
+// package agent's business, how requests and events look is package events'.
 package main
 
 import (
@@ -11,7 +14,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
-	_ "time/tzdata" // windows have time zones, and the binary runs where there are no files of them
+	_ "time/tzdata" // a policy's windows have time zones, and not every machine has the files for them
 
 	"github.com/spf13/cobra"
 )
@@ -25,8 +28,7 @@ const (
 	exitUnreachable = 5 // NATS or OCP cannot be reached
 )
 
-// exitError is an error with the exit code it leads to. Without an err nothing is
-// printed.
+// exitError is an error with the exit code that it leads to. If err is nil, nothing is printed.
 type exitError struct {
 	code int
 	err  error
@@ -41,7 +43,7 @@ func (e exitError) Error() string {
 
 func (e exitError) Unwrap() error { return e.err }
 
-// exit gives an error its exit code; nil stays nil.
+// exit gives an error its exit code. A nil error stays nil.
 func exit(code int, err error) error {
 	if err == nil {
 		return nil
@@ -49,7 +51,7 @@ func exit(code int, err error) error {
 	return exitError{code: code, err: err}
 }
 
-// exitCode is what the process ends with after err.
+// exitCode is the exit code of a process that ends with err.
 func exitCode(err error) int {
 	var e exitError
 	switch {
@@ -61,7 +63,7 @@ func exitCode(err error) int {
 	return exitFailed
 }
 
-// app is what every command gets from outside.
+// app is what every command gets from its surroundings.
 type app struct {
 	stdout, stderr io.Writer
 	environ        map[string]string
@@ -90,7 +92,7 @@ func execute(ctx context.Context, args []string, stdout, stderr io.Writer, envir
 	return exitCode(err)
 }
 
-// usageError is a command line that cannot be understood.
+// usageError says why a command line is wrong.
 type usageError struct{ error }
 
 func usage(err error) error {
@@ -107,12 +109,14 @@ func newRoot(stdout, stderr io.Writer, environ map[string]string) *cobra.Command
 	a := app{stdout: stdout, stderr: stderr, environ: environ}
 	root := &cobra.Command{
 		Use:   "obwarden",
-		Short: "Stops, starts and restarts OceanBase servers through OCP, safely and watched",
-		Long: `obwarden operates OceanBase servers through OCP: it takes requests from NATS, decides
-whether they are safe, calls OCP exactly once for each, follows OCP's task step by
-step and publishes every step as an event.
+		Short: "Stops, starts and restarts OceanBase servers through OCP, safely and observably",
+		Long: `obwarden operates OceanBase servers through OCP. It takes requests from NATS, decides
+whether they are safe, calls OCP exactly once for each of them, follows OCP's task and
+publishes every step as an event.
 
-New here? obwarden demo shows it all, with nothing to set up.`,
+New here? obwarden demo shows everything, with nothing to set up.
+
+Every command that shows something accepts -o json.`,
 		Args:          cobra.ArbitraryArgs, // so that RunE says what is wrong
 		SilenceUsage:  true,
 		SilenceErrors: true,
@@ -148,7 +152,7 @@ New here? obwarden demo shows it all, with nothing to set up.`,
 	return root
 }
 
-// exactArgs names the arguments that are missing or too many.
+// exactArgs requires these arguments, and names those that are missing or too many.
 func exactArgs(names ...string) cobra.PositionalArgs {
 	return func(_ *cobra.Command, args []string) error {
 		switch {

@@ -10,17 +10,17 @@ import (
 
 const (
 	memoryInterval = 5 * time.Second // between looks at the memory in use
-	// largeHeap is what must be alive for it to be worth while to collect garbage sooner:
-	// at a third of what is alive, and not at all of it. Below, processor time counts for more.
+	// A heap with more live memory than largeHeap is collected when its garbage is largeHeapPercent of the live memory; a
+	// smaller heap at 100 percent, Go's default, because there processor time counts for more.
 	largeHeap        = 32 << 20
 	largeHeapPercent = 30
-	// largeFree is what must lie idle for it to be given back at once, and so must half
-	// of what is alive: Go by itself takes minutes over what a start leaves behind.
+	// Free memory is returned to the system at once if it is more than largeFree and more than half of the live memory. Go
+	// by itself takes minutes to return what a start leaves behind.
 	largeFree = 32 << 20
 )
 
-// keepMemory keeps the memory of the process in proportion to what is alive until ctx
-// ends. Whoever has set Go's own variables has decided otherwise.
+// keepMemory keeps the memory of the process in proportion to its live memory until ctx ends. It does nothing if one of
+// Go's own variables for that is set.
 func keepMemory(ctx context.Context) {
 	if os.Getenv("GOGC") != "" || os.Getenv("GOMEMLIMIT") != "" {
 		return
@@ -37,20 +37,20 @@ func keepMemory(ctx context.Context) {
 		}
 		measured := []metrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/memory/classes/heap/free:bytes"}}
 		metrics.Read(measured)
-		percent, giveBack := memoryFor(measured[0].Value.Uint64(), measured[1].Value.Uint64())
-		if percent != current { // it stops the world
+		percent, returnFree := memoryFor(measured[0].Value.Uint64(), measured[1].Value.Uint64())
+		if percent != current { // only then, because the call stops the world
 			debug.SetGCPercent(percent)
 			current = percent
 		}
-		if giveBack {
+		if returnFree {
 			debug.FreeOSMemory()
 		}
 	}
 }
 
-// memoryFor is how much garbage there may be, in percent of what is alive, and whether
-// what is free is given back.
-func memoryFor(live, free uint64) (percent int, giveBack bool) {
+// memoryFor decides how much garbage there may be, in percent of the live memory, and whether free memory is returned
+// to the system.
+func memoryFor(live, free uint64) (percent int, returnFree bool) {
 	percent = 100
 	if live > largeHeap {
 		percent = largeHeapPercent

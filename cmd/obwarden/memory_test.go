@@ -2,13 +2,13 @@ package main
 
 import "testing"
 
-func TestMemoryIsInProportionToWhatIsAlive(t *testing.T) {
+func TestMemoryIsInProportionToLiveMemory(t *testing.T) {
 	t.Parallel()
 	const mib = 1 << 20
 	for _, tt := range []struct {
 		live, free uint64
 		percent    int
-		giveBack   bool
+		returnFree bool
 	}{
 		{8 * mib, 2 * mib, 100, false},
 		{8 * mib, 33 * mib, 100, true},
@@ -16,8 +16,8 @@ func TestMemoryIsInProportionToWhatIsAlive(t *testing.T) {
 		{64 * mib, 33 * mib, 30, true},
 		{600 * mib, 190 * mib, 30, false},
 	} {
-		if percent, giveBack := memoryFor(tt.live, tt.free); percent != tt.percent || giveBack != tt.giveBack {
-			t.Errorf("%d MiB alive, %d MiB free: got %d %% and %v, want %d %% and %v", tt.live/mib, tt.free/mib, percent, giveBack, tt.percent, tt.giveBack)
+		if percent, returnFree := memoryFor(tt.live, tt.free); percent != tt.percent || returnFree != tt.returnFree {
+			t.Errorf("%d MiB live, %d MiB free: got %d %% and %v, want %d %% and %v", tt.live/mib, tt.free/mib, percent, returnFree, tt.percent, tt.returnFree)
 		}
 	}
 }

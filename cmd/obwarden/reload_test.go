@@ -14,7 +14,8 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/obwarden/obwarden/agent/guard"
+	"github.com/obwarden/obwarden/agent/agenttest"
+	"github.com/obwarden/obwarden/agent/policy"
 )
 
 // watched is a policy file under a watch, in a bubble of its own time.
@@ -22,14 +23,14 @@ type watched struct {
 	t       *testing.T
 	file    string
 	hangups chan os.Signal
-	log     *output
+	log     *agenttest.Output
 
 	mu      sync.Mutex
 	applied []int // max_concurrent of each policy that was put in force
 	errs    []error
 }
 
-func (w *watched) apply(p *guard.Policy) {
+func (w *watched) apply(p *policy.Policy) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.applied = append(w.applied, p.Limits.MaxConcurrent)
@@ -44,9 +45,9 @@ func (w *watched) reloaded(err error) {
 func watchFile(t *testing.T, content string, test func(*watched)) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
-		w := &watched{t: t, file: filepath.Join(dir, "policy.yaml"), hangups: make(chan os.Signal, 1), log: newOutput()}
+		w := &watched{t: t, file: filepath.Join(dir, "policy.yaml"), hangups: make(chan os.Signal, 1), log: agenttest.NewOutput()}
 		w.write(content)
-		p, err := guard.Load(w.file)
+		p, err := policy.Load(w.file)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -191,11 +192,11 @@ func TestSIGHUPReadsThePolicyAtOnce(t *testing.T) {
 func TestTheBuiltInPolicyIsNotReloaded(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		log := newOutput()
+		log := agenttest.NewOutput()
 		fail := func() { t.Error("reloaded") }
 		w := policyWatch{
 			taken: "default", log: slog.New(slog.NewTextHandler(log, nil)),
-			apply: func(*guard.Policy) { fail() }, reloaded: func(error) { fail() },
+			apply: func(*policy.Policy) { fail() }, reloaded: func(error) { fail() },
 		}
 		hangups := make(chan os.Signal, 1)
 		go w.run(t.Context(), hangups)

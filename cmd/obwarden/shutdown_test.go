@@ -1,10 +1,7 @@
 package main
 
 import (
-	"bufio"
 	"fmt"
-	"os"
-	"os/exec"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -13,37 +10,6 @@ import (
 	"github.com/obwarden/obwarden/agent/ocp/ocpsim"
 	"github.com/obwarden/obwarden/events"
 )
-
-// natsProcess is a NATS server in a process of its own, beside the agents.
-func (s site) natsProcess(t *testing.T) *exec.Cmd {
-	t.Helper()
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), serveNATS+"="+t.TempDir(), serveNATSOn+"="+s.environ["OBWARDEN_NATS_LISTEN"])
-	cmd.Stderr = os.Stderr
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Signal(syscall.SIGCONT) // a test that failed may have left it stopped
-		_ = stdin.Close()
-		if err := cmd.Wait(); err != nil {
-			t.Error(err)
-		}
-	})
-	if _, err := bufio.NewReader(stdout).ReadString('\n'); err != nil { // its URL: it is up
-		t.Fatal(err)
-	}
-	s.environ["OBWARDEN_NATS_URL"] = "nats://" + s.environ["OBWARDEN_NATS_LISTEN"]
-	return cmd
-}
 
 // TestAnAgentEndsInTimeWhileNATSStandsStill freezes NATS, whose connections stay
 // open and dead, while operations run, wait and come in. The promise is two seconds;
@@ -65,18 +31,12 @@ func TestAnAgentEndsInTimeWhileNATSStandsStill(t *testing.T) {
 		servers := c.Zones[i/len(clusters)%3].Servers
 		publish(t, js, events.Request{IdempotencyKey: fmt.Sprint("k", i), ClusterID: c.ID, ServerID: servers[i/len(clusters)/3].ID})
 	}
-	awaitState(t, js, "k0", events.Running)
+	awaitState(t, js, events.OperationID("k0"), events.Running)
 
-	signal := func(p *os.Process, s syscall.Signal) {
-		t.Helper()
-		if err := p.Signal(s); err != nil {
-			t.Fatal(err)
-		}
-	}
-	signal(server.Process, syscall.SIGSTOP)
+	server.Signal(syscall.SIGSTOP)
 	began := time.Now()
-	signal(agent.cmd.Process, syscall.SIGTERM)
-	if code := agent.wait(); code != 0 {
+	agent.Signal(syscall.SIGTERM)
+	if code := agent.Wait(); code != 0 {
 		t.Errorf("exit code %d, want 0", code)
 	}
 	took := time.Since(began)
@@ -85,7 +45,7 @@ func TestAnAgentEndsInTimeWhileNATSStandsStill(t *testing.T) {
 		t.Errorf("ended after %s", took)
 	}
 
-	signal(server.Process, syscall.SIGCONT)
+	server.Signal(syscall.SIGCONT)
 	startProcess(t, s.environ, "run")
 	for i := range operations {
 		if o := awaitEnd(t, js, fmt.Sprint("k", i)); o.State != events.Succeeded {

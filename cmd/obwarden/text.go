@@ -11,9 +11,8 @@ import (
 	"github.com/obwarden/obwarden/events"
 )
 
-// cleanText makes text of others safe to print: what a terminal would take for a
-// command (escape sequences, other controls, marks that reverse the direction of
-// writing) becomes U+FFFD. Newlines stay.
+// cleanText makes text from elsewhere safe to print: characters that a terminal would take for a command (escape
+// sequences, other controls, marks that reverse the direction of writing) become U+FFFD. Newlines stay.
 func cleanText(s string) string {
 	return strings.Map(func(r rune) rune {
 		switch {
@@ -33,8 +32,7 @@ func cleanLine(s string) string {
 	return strings.Join(strings.FieldsFunc(cleanText(strings.ReplaceAll(s, "\r\n", "\n")), func(r rune) bool { return r == '\n' }), " ")
 }
 
-// cleaned is op with every text in it safe to print. Names and messages become
-// single lines; a log keeps its own.
+// cleaned is op with all its texts made safe to print. Names and messages become single lines; a log keeps its lines.
 func cleaned(op events.Operation) events.Operation {
 	return cleanValue(reflect.ValueOf(op), cleanLine).Interface().(events.Operation)
 }
@@ -106,7 +104,7 @@ func textWidth(s string) int {
 	return w
 }
 
-// cut shortens s to at most width columns, with … where something is missing.
+// cut shortens s to at most width columns, with … at its end if something is missing.
 func cut(s string, width int) string {
 	if textWidth(s) <= width {
 		return s
@@ -126,7 +124,7 @@ func cut(s string, width int) string {
 	return strings.TrimRight(b.String(), " ") + "…"
 }
 
-// cutMiddle shortens a line of a log, whose beginning says when and whose end says what.
+// cutMiddle shortens a line of a log in its middle: its beginning says when, its end says what happened.
 func cutMiddle(s string, width int) string {
 	const when = 30 // columns: time and level
 	if textWidth(s) <= width {
@@ -150,7 +148,7 @@ func padLeft(s string, width int) string {
 	return strings.Repeat(" ", max(0, width-textWidth(s))) + s
 }
 
-// wrap breaks s into lines of at most width columns, between words where it can.
+// wrap breaks s into lines of at most width columns, between words if possible.
 func wrap(s string, width int) []string {
 	var lines []string
 	line, used := "", 0
@@ -175,7 +173,7 @@ func wrap(s string, width int) []string {
 	return lines
 }
 
-// shortDuration has the resolution that a person can use: 0.4s, 12.3s, 1m05s, 2h07m, 3d04h.
+// shortDuration is a duration in the resolution that a person can use: 0.4s, 12.3s, 1m05s, 2h07m, 3d04h.
 func shortDuration(d time.Duration) string {
 	d = max(d, 0)
 	switch {
@@ -189,7 +187,7 @@ func shortDuration(d time.Duration) string {
 	return fmt.Sprintf("%dd%02dh", int(d.Hours())/24, int(d.Hours())%24)
 }
 
-// wholeDuration is shortDuration for what nobody reads in tenths: an age, a running clock.
+// wholeDuration is shortDuration without tenths of seconds, for ages and running clocks.
 func wholeDuration(d time.Duration) string {
 	if d < time.Minute {
 		return fmt.Sprintf("%ds", int(max(d, 0).Seconds()))
@@ -197,7 +195,7 @@ func wholeDuration(d time.Duration) string {
 	return shortDuration(d)
 }
 
-// clockTime is the time of an event in the reader's zone, with the day where it is another.
+// clockTime is the time of an event in the reader's time zone, with the date unless it is today.
 func clockTime(t, now time.Time) string {
 	t = t.In(now.Location())
 	if t.Format(time.DateOnly) == now.Format(time.DateOnly) {

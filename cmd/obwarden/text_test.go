@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/obwarden/obwarden/agent/agenttest"
 	"github.com/obwarden/obwarden/events"
 )
 
@@ -52,7 +53,7 @@ func TestCleanedReachesEveryText(t *testing.T) {
 		t.Error("the operation itself was changed")
 	}
 	for _, token := range []events.State{events.Accepted, events.Running, events.Progress, events.Stalled, events.Duplicate, events.Failed, evil} {
-		u := newUI(app{stdout: newOutput(), stderr: newOutput()}, false)
+		u := newUI(app{stdout: agenttest.NewOutput(), stderr: agenttest.NewOutput()}, false)
 		if got := u.eventLine(events.Event{Operation: op, Token: token}, true); strings.Contains(got, "\x1b") {
 			t.Errorf("%s: got %q", token, got)
 		}

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/obwarden/obwarden/agent/agenttest"
 	"github.com/obwarden/obwarden/agent/ocp/ocpsim"
 	"github.com/obwarden/obwarden/events"
 )
@@ -68,7 +69,7 @@ func TestKilledUnderLoadWithTornFilesEveryAcknowledgedRequestEnds(t *testing.T) 
 // loadUntilKilled publishes from four sides, for servers of the round alone, and
 // kills the agent once enough requests are acknowledged. It returns the keys of
 // all that were.
-func (s site) loadUntilKilled(t *testing.T, round int, clusters []ocpsim.ClusterConfig, agent *process, enough int) []string {
+func (s site) loadUntilKilled(t *testing.T, round int, clusters []ocpsim.ClusterConfig, agent *agenttest.Process, enough int) []string {
 	t.Helper()
 	const sides = 4
 	js := s.connect(t)
@@ -76,7 +77,7 @@ func (s site) loadUntilKilled(t *testing.T, round int, clusters []ocpsim.Cluster
 	defer cancel()
 	var mu sync.Mutex
 	var keys []string
-	kill := sync.OnceFunc(func() { agent.kill(); cancel() })
+	kill := sync.OnceFunc(func() { agent.Kill(); cancel() })
 	var publishers sync.WaitGroup
 	for side := range sides {
 		publishers.Go(func() {

@@ -18,8 +18,8 @@ import (
 // frameTime is how often a live tree moves.
 const frameTime = 120 * time.Millisecond
 
-// ui is where a command shows what it sees: as a live tree on a terminal, as lines
-// in a pipe, as JSON where asked. All methods may be called concurrently.
+// ui is where a command shows what it sees: as a live tree on a terminal, as lines in a pipe, or as JSON if asked. All
+// methods may be called concurrently.
 type ui struct {
 	out, err io.Writer
 	json     bool
@@ -29,10 +29,10 @@ type ui struct {
 	now      func() time.Time
 
 	mu    sync.Mutex
-	block []string // the live part, as it stands at the end of the terminal
+	block []string // the live part, which is the last thing on the terminal
 }
 
-// newUI looks at where a writes to.
+// newUI chooses the form of the output by where a writes to.
 func newUI(a app, asJSON bool) *ui {
 	u := &ui{
 		out: a.stdout, err: a.stderr, json: asJSON, now: time.Now,
@@ -55,7 +55,7 @@ func newUI(a app, asJSON bool) *ui {
 	return u
 }
 
-// style is for text that stays: as wide as the terminal, of any height.
+// style is for text that stays: as wide as the terminal, and of any height.
 func (u *ui) style() style {
 	columns, _ := u.size()
 	return style{width: columns, color: u.color}
@@ -73,7 +73,7 @@ func (u *ui) liveStyle() style {
 // println prints a line above the live part.
 func (u *ui) println(text string) { u.interject(u.out, text) }
 
-// notice tells the person, not the pipe.
+// notice prints a line for the person on stderr, so that a pipe does not get it.
 func (u *ui) notice(text string) { u.interject(u.err, "obwarden: "+cleanText(text)) }
 
 func (u *ui) interject(w io.Writer, text string) {
@@ -102,7 +102,7 @@ func (u *ui) settle(lines []string) {
 	defer u.mu.Unlock()
 	if u.live {
 		u.write(lines)
-		_, _ = io.WriteString(u.out, "\x1b[?25h") // the cursor again
+		_, _ = io.WriteString(u.out, "\x1b[?25h") // show the cursor again
 		u.block = nil
 		return
 	}
@@ -111,11 +111,11 @@ func (u *ui) settle(lines []string) {
 	}
 }
 
-// write goes back to the first line of the block and writes over it, in one piece,
-// so that nothing flickers. The caller holds mu.
+// write goes back to the first line of the block and writes over it, in one piece, so that nothing flickers. The caller
+// holds mu.
 func (u *ui) write(lines []string) {
 	var b bytes.Buffer
-	b.WriteString("\x1b[?2026h\x1b[?25l") // one picture; no cursor
+	b.WriteString("\x1b[?2026h\x1b[?25l") // begin a frame; hide the cursor
 	if up := u.blockRows(); up > 0 {
 		fmt.Fprintf(&b, "\x1b[%dA\r", up)
 	}
@@ -127,8 +127,8 @@ func (u *ui) write(lines []string) {
 	u.block = lines
 }
 
-// blockRows is how many rows the block takes now: after a window got narrower its
-// lines are broken.
+// blockRows is the number of rows that the block takes now. In a window that has become narrower, the terminal has
+// broken its lines.
 func (u *ui) blockRows() int {
 	columns, _ := u.size()
 	rows := 0
@@ -153,7 +153,7 @@ func stripSGR(s string) string {
 	}
 }
 
-// printJSON prints an event's body as it is, on one line.
+// printJSON prints an event's body on one line.
 func (u *ui) printJSON(body []byte) {
 	var compact bytes.Buffer
 	if json.Compact(&compact, body) != nil {
@@ -162,7 +162,7 @@ func (u *ui) printJSON(body []byte) {
 	u.println(compact.String())
 }
 
-// eventLine is an event as one line. All: it stands among those of other operations.
+// eventLine is an event as one line. With all, it also says which operation it belongs to.
 func (u *ui) eventLine(e events.Event, all bool) string {
 	s := u.style()
 	s.width = 0 // a log line is not cut: the terminal breaks it
@@ -233,7 +233,7 @@ func changesText(e events.Event) string {
 	var texts []string
 	for _, c := range e.Changes {
 		step := joined(" → ", c.From, c.To)
-		if isPending(c.From) || c.From == "RUNNING" { // as one would think
+		if isPending(c.From) || c.From == "RUNNING" { // the usual way
 			step = c.To
 		}
 		text := fmt.Sprintf("%s: %s", c.Name, strings.ToLower(step))

@@ -43,7 +43,7 @@ func version() string {
 func newVersion(a app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "version",
-		Short: "Say which build this is",
+		Short: "Print the version",
 		Args:  exactArgs(),
 	}
 	format := formatFlag(cmd)

@@ -15,11 +15,11 @@ func newWatch(a app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "watch [OPERATION]",
 		Short: "Follow all operations, or one to its end",
-		Long: `Follow events as they come: those of all operations, or those of one, from its first
-to its last. OPERATION is an operation's id or its idempotency key.
+		Long: `Follow the events of all operations as they come, or the events of one operation from its
+first to its last. OPERATION is an operation's id or its idempotency key.
 
-Following one operation ends with its exit code: 0 succeeded, 1 failed, 3 rejected,
-expired or cancelled.`,
+Following one operation ends with the exit code for its end: 0 succeeded, 1 failed,
+3 rejected, expired or cancelled.`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 1 {
 				return usagef("%q: one argument too many", args[1])
@@ -28,13 +28,13 @@ expired or cancelled.`,
 		},
 	}
 	nats, format := natsFlag(cmd), formatFlag(cmd)
-	since := cmd.Flags().Duration("since", 0, "begin so long ago, e.g. 1h; one operation is always shown whole")
+	since := cmd.Flags().Duration("since", 0, "begin this long ago, e.g. 1h; a single operation is always shown from its beginning")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		switch {
 		case *since < 0:
 			return usagef("--since: must not be less than 0")
 		case len(args) == 1 && *since > 0:
-			return usagef("--since: an OPERATION is always shown whole")
+			return usagef("--since: an OPERATION is always shown from its beginning")
 		}
 		c, err := a.dial(*nats)
 		if err != nil {
@@ -56,7 +56,7 @@ expired or cancelled.`,
 	return cmd
 }
 
-// watchAll prints events until ctx ends, which is how it is meant to end.
+// watchAll prints events until ctx ends, which is no error.
 func watchAll(ctx context.Context, c *client, since time.Duration, out *ui) error {
 	stream, err := journal(ctx, c.js)
 	if err != nil {

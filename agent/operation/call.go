@@ -1,0 +1,168 @@
+package operation
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/obwarden/obwarden/agent/ocp"
+	"github.com/obwarden/obwarden/events"
+)
+
+// The steps from a call to OCP to the task that it started.
+
+// again follows the task after a retry, whatever the answer: OCP refuses the retry of a task that runs, and a lost
+// answer may have been a yes. Only where the user may not retry, no look can find anything new.
+func (m Machine) again(op events.Operation, in Again, now time.Time) Effects {
+	if e, ok := errors.AsType[*ocp.Error](in.Err); ok && e.Class == ocp.Refused && (e.Status == http.StatusUnauthorized || e.Status == http.StatusForbidden) {
+		failure := Failure(events.CodeOCPRefused, in.Err)
+		failure.Message = fmt.Sprintf("OCP does not let this user retry task %d: %s; does it have TASK_MANAGER?", op.Task.ID, failure.Message)
+		return m.failed(op, failure, now)
+	}
+	return Effects{Do: Look, At: now.Add(m.PollMin)}
+}
+
+func (m Machine) answered(op events.Operation, in Answered, now time.Time) Effects {
+	if in.Err == nil {
+		return m.running(op, in.Task, now)
+	}
+	switch ocp.ClassOf(in.Err) {
+	case ocp.Refused:
+		if op.Attempt > 1 { // it may refuse because the call before did arrive
+			return Effects{Do: Reconcile}
+		}
+		return m.failed(op, Failure(events.CodeOCPRefused, in.Err), now)
+	case ocp.NotSent:
+		op.Attempt-- // no call was made
+		op.Reason = &events.Reason{Code: awayCode(in.Err), Message: in.Err.Error(), Until: now.Add(RetryAfter)}
+		return Effects{Append: m.event(&op, events.Waiting, now), Do: Decide, At: op.Reason.Until}
+	}
+	return Effects{Do: Reconcile, At: now.Add(reconcileAfter)}
+}
+
+func (m Machine) reconciled(op events.Operation, in Reconciled, now time.Time) Effects {
+	unsettled := now.Add(-in.Age).Sub(in.Since) < m.Settle
+	switch in.Outcome {
+	case Found:
+		op.Warnings = warn(op.Warnings, fmt.Sprintf("attempt %d: %s; OCP shows the task that it started, %d%s",
+			op.Attempt, cause(in.Cause), in.Task.ID, in.Note))
+		return m.running(op, in.Task, now)
+	case Unreadable:
+		// Often one look alone fails; an OCP that is away for long is spared.
+		wait := min(max(now.Sub(in.Since)/4, reconcileAfter), RetryAfter)
+		return Effects{Append: m.refresh(&op, now), Do: Reconcile, At: now.Add(wait)}
+	case InBetween:
+		effects := Effects{Do: Reconcile, At: now.Add(max(m.PollMin, m.Settle/10))}
+		if !op.SeenMoving { // the server is moving: the call did arrive, whatever comes next
+			op.SeenMoving = true
+			op.Warnings = warn(op.Warnings, fmt.Sprintf("attempt %d: %s; %s", op.Attempt, cause(in.Cause), in.Note))
+			effects.Append = m.event(&op, events.Progress, now)
+		}
+		if now.Sub(in.Since) < unsettledSettles*m.Settle {
+			return effects
+		}
+		return m.unknown(op, in, now)
+	case Forbidden, Unclear: // it may be a moment's: looked at again until the settle time is over
+		if unsettled {
+			break
+		}
+		return m.unknown(op, in, now)
+	case Done:
+		if unsettled { // its task may still appear in OCP's list
+			break
+		}
+		op.Reason = &events.Reason{Code: events.CodeAlreadyDone, Message: in.Note}
+		op.Warnings = warn(op.Warnings, fmt.Sprintf("attempt %d: %s; OCP shows no task of it", op.Attempt, cause(in.Cause)))
+		return Effects{Append: m.event(&op, events.Succeeded, now), Do: Finish}
+	case Nothing:
+		if unsettled {
+			break
+		}
+		if op.SeenMoving {
+			in.Note = fmt.Sprintf("the server was on its way since and is not any more: the %s was probably done, but OCP shows no task of it", op.Kind)
+			return m.unknown(op, in, now)
+		}
+		if in.Cause != nil && ocp.ClassOf(in.Cause) == ocp.Refused {
+			return m.failed(op, Failure(events.CodeOCPRefused, in.Cause), now)
+		}
+		if op.Attempt >= maxAttempts {
+			return m.failed(op, events.Error{Code: events.CodeUnanswered, Message: fmt.Sprintf(
+				"%d calls to OCP, none of which started a task; the last: %s", op.Attempt, cause(in.Cause))}, now)
+		}
+		return Effects{Do: Decide} // the call did not arrive: everything is as before it
+	}
+	soon, settled := now.Add(2*m.PollMin), in.Since.Add(m.Settle)
+	if settled.Before(soon) {
+		soon = settled
+	}
+	return Effects{Do: Reconcile, At: soon}
+}
+
+func (m Machine) unknown(op events.Operation, in Reconciled, now time.Time) Effects {
+	return m.failed(op, events.Error{Code: events.CodeOutcomeUnknown, Message: fmt.Sprintf(
+		"nobody knows whether OCP took the %s of server %d of cluster %d: %s; and %s; look at OCP's tasks of this cluster since %s, and at the server",
+		op.Kind, op.ServerID, op.ClusterID, cause(in.Cause), in.Note, op.SubmittedAt.Format(time.RFC3339))}, now)
+}
+
+// awayCode tells an OCP that does not answer from an OCP that was not asked.
+func awayCode(err error) string {
+	if errors.Is(err, ocp.ErrBudget) {
+		return events.CodeOCPBudget
+	}
+	return events.CodeOCPUnreachable
+}
+
+func cause(err error) string {
+	if err == nil {
+		return "the agent that called OCP did not record the answer"
+	}
+	return err.Error()
+}
+
+// running takes OCP's task over.
+func (m Machine) running(op events.Operation, task ocp.Task, now time.Time) Effects {
+	mismatch := mismatch(op, task)
+	if mismatch != "" {
+		op.Warnings = warn(op.Warnings, mismatch)
+	}
+	merged := mergeTask(nil, task, now)
+	var changes []events.Change
+	for _, s := range merged.Subtasks {
+		if s.Status != ocp.StatusPending {
+			changes = append(changes, events.Change{SubtaskID: s.ID, Name: s.Name, To: s.Status})
+		}
+	}
+	op.Task = &merged
+	op.Reason = nil
+	effects := Effects{Append: m.event(&op, events.Running, now, changes...), Do: Look, At: now.Add(m.PollMin)}
+	switch {
+	case !task.Finished():
+	case task.Status == ocp.StatusSuccessful && len(task.Subtasks) > 0 && mismatch == "":
+		end := m.end(op, Looked{Task: task}, now)
+		effects = Effects{Append: append(effects.Append, end.Append...), Do: end.Do}
+	default:
+		effects.At = time.Time{} // a look ends the operation, with the log where it failed
+	}
+	return effects
+}
+
+// mismatch describes an answer of OCP that is not about the requested server. The documentation's own sample is such an
+// answer, so that the operation warns of it and goes on.
+func mismatch(op events.Operation, task ocp.Task) string {
+	cluster, about := AboutServer(task, op.ClusterID, op.ServerID, 0)
+	if cluster != No && about != No {
+		return ""
+	}
+	return fmt.Sprintf("OCP answered the %s of server %d of cluster %d with task %d, which says cluster %d, servers %v",
+		op.Kind, op.ServerID, op.ClusterID, task.ID, max(task.ClusterID, task.ContextClusterID), task.ServerIDs)
+}
+
+// Failure is an error of the OCP client as the operation's document shows it.
+func Failure(code string, err error) events.Error {
+	e := events.Error{Code: code, Message: err.Error()}
+	if o, ok := errors.AsType[*ocp.Error](err); ok {
+		e.OCPCode, e.HTTPStatus, e.TraceID = o.Code, o.Status, o.TraceID
+	}
+	return e
+}

@@ -1,0 +1,161 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/obwarden/obwarden/agent/journal"
+	"github.com/obwarden/obwarden/agent/operation"
+	"github.com/obwarden/obwarden/events"
+)
+
+const (
+	// orderPatience is how long an order may come before the first event of its operation, and orderRetry how often it is
+	// looked at meanwhile.
+	orderPatience = 10 * time.Second
+	orderRetry    = 500 * time.Millisecond
+	// cancelRetry is after how long an order to cancel goes on to the next agent, in search of the agent that has the
+	// operation in hand: it is in a hurry.
+	cancelRetry = 50 * time.Millisecond
+)
+
+// orderly prepares an order that its operation accepts: it returns whether the order is to be obeyed now. If not, it has
+// settled the order's message.
+type orderly func(a *Agent, ctx context.Context, h *held, d delivery) (now bool, err error)
+
+// orders are all of them, by verb.
+func orders() map[events.Verb]orderly {
+	return map[events.Verb]orderly{
+		events.Retry:   (*Agent).prepareRetry,
+		events.Cancel:  (*Agent).prepareCancel,
+		events.Approve: (*Agent).prepareApprove,
+	}
+}
+
+// obey gives an order to its operation. The message of a retry owns the operation from then on; any other order is
+// acknowledged, obeyed or not: the person who gave it reads the events.
+func (a *Agent) obey(ctx context.Context, h *held, d delivery) error {
+	op := h.hand.entry.Operation
+	switch {
+	case d.order.Verb == events.Retry && slices.Contains(d.messageIDs(), messageID(op.RequestSequence, op.RequestedAt)):
+		return a.resume(ctx, h, d.ack)
+	case op.N == 0 && time.Since(d.order.At) < orderPatience:
+		return d.ack.NakWithDelay(orderRetry) // its request may be in another agent's hands, and not written yet
+	}
+	refusal, err := a.refusal(ctx, h, d)
+	if err != nil {
+		return err
+	}
+	if refusal == nil {
+		now, err := a.orders[d.order.Verb](a, ctx, h, d)
+		if err != nil || !now {
+			return err
+		}
+		if err := a.step(ctx, h, *d.order); err != nil {
+			return err
+		}
+	}
+	a.logOf(h).Info("order", "verb", d.order.Verb, "requested_by", d.order.RequestedBy, "reason", d.order.Reason, "refused", refusal)
+	if refusal == nil && d.order.Verb == events.Retry {
+		return a.ownRetry(h, d)
+	}
+	a.ackOrder(h, d)
+	return nil
+}
+
+// refusal returns why the operation does not take an order; nil: it does. An order is not refused by what this agent
+// remembers: another may have brought the operation further, and no append would tell.
+func (a *Agent) refusal(ctx context.Context, h *held, d delivery) (refusal, err error) {
+	for {
+		refusal := operation.RefuseOrder(h.hand.entry.Operation, *d.order)
+		if refusal == nil {
+			return nil, nil
+		}
+		last, err := a.journal.Last(ctx, h.id)
+		switch {
+		case err != nil:
+			return nil, err
+		case last.Sequence == h.hand.entry.Sequence:
+			return refusal, nil
+		case !operation.SameHolder(h.hand.entry.Operation, last.Operation):
+			return nil, fmt.Errorf("order to %s operation %s: %w", d.order.Verb, h.id, journal.ErrConflict)
+		}
+		h.hand.entry = &last
+	}
+}
+
+// prepareRetry has a retry obeyed for the one event that it was given after.
+func (a *Agent) prepareRetry(ctx context.Context, h *held, d delivery) (now bool, err error) {
+	if d.after != h.hand.entry.Sequence {
+		return false, a.renew(ctx, h, d)
+	}
+	return true, nil
+}
+
+// prepareCancel lets the agent cancel that has the operation in hand: it would not notice for as long as the operation
+// waits for the same. Later the operation is nobody's, or a dead agent's.
+func (a *Agent) prepareCancel(_ context.Context, h *held, d delivery) (now bool, err error) {
+	if !h.owned() && time.Since(d.order.At) < orderPatience {
+		return false, d.ack.NakWithDelay(cancelRetry)
+	}
+	return true, nil
+}
+
+// prepareApprove notes why an approval does not count. Only the agent that has the operation in hand may write into it.
+func (a *Agent) prepareApprove(ctx context.Context, h *held, d delivery) (now bool, err error) {
+	if !h.owned() {
+		return false, d.ack.NakWithDelay(orderRetry)
+	}
+	no, err := a.mayApprove(ctx, h.hand.entry.Operation, d.order.RequestedBy)
+	if no != nil {
+		d.order.Refused = no.Error()
+	}
+	return err == nil, err
+}
+
+// ownRetry makes the message of an obeyed retry the one that owns the operation, if the operation is where the order has
+// brought it.
+func (a *Agent) ownRetry(h *held, d delivery) error {
+	if op := h.hand.entry.Operation; op.State != events.Running || op.RequestSequence != d.order.Sequence {
+		return fmt.Errorf("order to retry operation %s, which went on elsewhere: %w", h.id, journal.ErrConflict)
+	}
+	a.own(h, d.ack)
+	return nil
+}
+
+// renew puts a message in the place of a retry's that says after which event it is to be obeyed. The message before may
+// have been delivered to others too: an agent that refused it has acknowledged it, or is about to, and would take the
+// operation out of everybody's hands that the message owns by then. The new one is refused only where the operation has
+// gone on, and is obeyed only where it has not. JetStream lets a message be replaced once, and only while it is there and
+// the last of its operation. The new message names the messages that it replaces: should these have been obeyed after
+// all, it owns the operation in their place.
+func (a *Agent) renew(ctx context.Context, h *held, d delivery) error {
+	msg, err := d.order.Message()
+	if err != nil {
+		return err
+	}
+	msg.Header[renewsHeader] = d.messageIDs()
+	msg.Header.Set(afterHeader, strconv.FormatUint(h.hand.entry.Sequence, 10))
+	_, err = a.JetStream.PublishMsg(ctx, msg, jetstream.WithExpectLastSequencePerSubject(d.order.Sequence))
+	if journal.IsConflict(err) {
+		// It was renewed, or a later order has come: that goes first. This one may yet turn out to own the operation.
+		return d.ack.NakWithDelay(orderRetry)
+	}
+	if err != nil {
+		return fmt.Errorf("renew the order to retry operation %s: %w", h.id, err)
+	}
+	a.logOf(h).Debug("order renewed", "verb", d.order.Verb, "requested_by", d.order.RequestedBy)
+	a.ackOrder(h, d)
+	return nil
+}
+
+func (a *Agent) ackOrder(h *held, d delivery) {
+	if err := d.ack.Ack(); err != nil {
+		a.logOf(h).Warn("order not acknowledged; it will come again", "error", err)
+	}
+}

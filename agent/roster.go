@@ -1,0 +1,284 @@
+package agent
+
+import (
+	"cmp"
+	"container/heap"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/obwarden/obwarden/events"
+	"github.com/obwarden/obwarden/metrics"
+)
+
+// roster is every operation that this agent has heard of: the messages that have come for it, and the summary that its
+// worker published last. All methods may be called concurrently.
+type roster struct {
+	mu         sync.Mutex
+	all        map[string]*held
+	undecided  map[int64]map[string]*held // operations that wait or are about to, by cluster
+	byProgress summaries                  // operations under way, by when they last progressed
+	byArrival  summaries                  // operations that wait, by when their request came
+	counts     map[metrics.Group]int
+	running    int // operations that follow a task
+}
+
+func newRoster() *roster {
+	return &roster{
+		all: map[string]*held{}, undecided: map[int64]map[string]*held{}, counts: map[metrics.Group]int{},
+		byProgress: summaries{at: func(h *held) time.Time { return h.summary.progressed }, index: func(h *held) *int { return &h.byProgress }},
+		byArrival:  summaries{at: func(h *held) time.Time { return h.summary.arrived }, index: func(h *held) *int { return &h.byArrival }},
+	}
+}
+
+// deliver puts a message into the inbox of its operation, and returns when it is to be looked at; zero: now.
+func (r *roster) deliver(id string, d delivery, now time.Time) (at time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	h := r.all[id]
+	if h == nil {
+		h = &held{id: id}
+		r.all[id] = h
+	}
+	h.inbox = append(h.inbox, d)
+	// A message that was delivered before may be the operation's own request, which another agent had.
+	if d.order != nil || d.again || len(h.inbox) > duplicatesKept {
+		h.collecting = time.Time{}
+	}
+	if now.Before(h.collecting) {
+		return h.collecting
+	}
+	return time.Time{}
+}
+
+// get returns an operation; nil where this agent has not heard of it.
+func (r *roster) get(id string) *held {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.all[id]
+}
+
+// takeMail empties the inbox of an operation, unless its duplicates are only collected for now.
+func (r *roster) takeMail(h *held, now time.Time) []delivery {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if now.Before(h.collecting) {
+		return nil
+	}
+	mail := h.inbox
+	h.inbox = nil
+	return mail
+}
+
+// hasMail reports whether takeMail would return anything.
+func (r *roster) hasMail(h *held, now time.Time) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(h.inbox) > 0 && !now.Before(h.collecting)
+}
+
+// returnMail puts messages back to the head of the inbox.
+func (r *roster) returnMail(h *held, mail []delivery) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	h.inbox = append(mail, h.inbox...)
+}
+
+// collect has duplicates of an operation only collected until a time.
+func (r *roster) collect(h *held, until time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	h.collecting = until
+}
+
+// rest returns when an operation goes on whose own plan is due at a time: earlier where messages wait. over reports that
+// it is forgotten: this agent does not hold it, and no message is left.
+func (r *roster) rest(h *held, owned bool, due, now time.Time) (at time.Time, over bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case !owned && len(h.inbox) == 0 && !now.Before(h.collecting):
+		delete(r.all, h.id)
+		return time.Time{}, true
+	case !owned || len(h.inbox) > 0 && h.collecting.Before(due):
+		return h.collecting, false
+	}
+	return due, false
+}
+
+// publish replaces the summary of an operation, and returns the one before.
+func (r *roster) publish(h *held, s summary) (before summary) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	before = h.summary
+	r.count(before, -1)
+	if before.undecided() {
+		delete(r.undecided[before.cluster], h.id)
+		if len(r.undecided[before.cluster]) == 0 {
+			delete(r.undecided, before.cluster)
+		}
+	}
+	h.summary = s
+	r.count(s, +1)
+	if s.undecided() {
+		if r.undecided[s.cluster] == nil {
+			r.undecided[s.cluster] = map[string]*held{}
+		}
+		r.undecided[s.cluster][h.id] = h
+	}
+	r.byProgress.keep(h, s.underWay())
+	r.byArrival.keep(h, s.state == events.Waiting)
+	return before
+}
+
+// count adds an open operation to the counts, or takes it out.
+func (r *roster) count(s summary, n int) {
+	if s.state == "" || s.state.Final() {
+		return
+	}
+	g := metrics.Group{Kind: s.kind, State: s.state, Cluster: s.cluster, Reason: s.reason, Stalled: s.stalled}
+	if r.counts[g] += n; r.counts[g] == 0 {
+		delete(r.counts, g)
+	}
+}
+
+// acks are those of every request that waits for its acknowledgement, by operation.
+func (r *roster) acks() map[string][]ack {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	all := make(map[string][]ack, len(r.all))
+	for id, h := range r.all {
+		var own []ack
+		if !h.summary.ack.isZero() {
+			own = append(own, h.summary.ack)
+		}
+		for _, d := range h.inbox {
+			own = append(own, d.ack)
+		}
+		all[id] = own
+	}
+	return all
+}
+
+// queued lists the first n operations of a cluster that wait for a slot, first come first.
+func (r *roster) queued(cluster int64, n int) []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var queued []*held
+	for _, h := range r.undecided[cluster] {
+		if h.summary.queued {
+			queued = append(queued, h)
+		}
+	}
+	slices.SortFunc(queued, func(x, y *held) int { return cmp.Compare(x.summary.sequence, y.summary.sequence) })
+	ids := make([]string, 0, n)
+	for _, h := range queued[:min(len(queued), n)] {
+		ids = append(ids, h.id)
+	}
+	return ids
+}
+
+// waiting lists the operations that wait, or are about to, and match.
+func (r *roster) waiting(match func(summary) bool) []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var ids []string
+	for _, waiting := range r.undecided {
+		for id, h := range waiting {
+			if match(h.summary) {
+				ids = append(ids, id)
+			}
+		}
+	}
+	return ids
+}
+
+// needOCP lists at most n operations that wait because OCP does not answer.
+func (r *roster) needOCP(n int) []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var ids []string
+	for id, h := range r.all {
+		if len(ids) == n {
+			break
+		}
+		if h.summary.needsOCP {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// oldest returns for how long the operation under way has not progressed whose progress is oldest, and how long ago the
+// request came that has waited longest; 0 where there is none.
+func (r *roster) oldest(now time.Time) (progress, wait time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	age := func(s *summaries) time.Duration {
+		if first := s.first(); !first.IsZero() {
+			return max(0, now.Sub(first))
+		}
+		return 0
+	}
+	return age(&r.byProgress), age(&r.byArrival)
+}
+
+// counted returns how many open operations there are of each group.
+func (r *roster) counted() map[metrics.Group]int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return maps.Clone(r.counts)
+}
+
+// summaries is a heap of operations by a time of their summaries: the earliest is found without a look at all of them.
+type summaries struct {
+	at    func(*held) time.Time
+	index func(*held) *int // of an operation in all, from 1; 0: it is not in it
+	all   []*held
+}
+
+// keep takes an operation in, moves it where its time has changed, or drops it.
+func (s *summaries) keep(h *held, in bool) {
+	i := *s.index(h)
+	switch {
+	case in && i > 0:
+		heap.Fix(s, i-1)
+	case in:
+		heap.Push(s, h)
+	case i > 0:
+		heap.Remove(s, i-1)
+	}
+}
+
+// first is the earliest time; zero where there is no operation.
+func (s *summaries) first() time.Time {
+	if len(s.all) == 0 {
+		return time.Time{}
+	}
+	return s.at(s.all[0])
+}
+
+// The rest is for container/heap.
+
+func (s *summaries) Len() int           { return len(s.all) }
+func (s *summaries) Less(i, j int) bool { return s.at(s.all[i]).Before(s.at(s.all[j])) }
+
+func (s *summaries) Swap(i, j int) {
+	s.all[i], s.all[j] = s.all[j], s.all[i]
+	*s.index(s.all[i]), *s.index(s.all[j]) = i+1, j+1
+}
+
+func (s *summaries) Push(h any) {
+	s.all = append(s.all, h.(*held))
+	*s.index(h.(*held)) = len(s.all)
+}
+
+func (s *summaries) Pop() any {
+	last := len(s.all) - 1
+	h := s.all[last]
+	s.all[last] = nil
+	s.all = s.all[:last]
+	*s.index(h) = 0
+	return h
+}

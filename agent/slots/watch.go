@@ -1,0 +1,130 @@
+// Package slots is the record that agents share of each cluster: which operations took slots and when, which are queued,
+// and recent history. It also knows what people have paused.
+//
+// A slot is held by an operation, not by an agent or a timer. It is taken before the intent to call OCP is written, and is
+// free once the last event of its operation in the journal says waiting or an end: nobody gives it back. slots.go reads
+// and writes records, holders.go knows those last events, watch.go learns what others write, pauses.go what people pause.
+// The package imports events, agent/guard and agent/journal.
+package slots
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/obwarden/obwarden/agent/guard"
+	"github.com/obwarden/obwarden/events"
+)
+
+// Watch learns what other agents write until ctx ends, and calls changed for each cluster in which a slot or a place in
+// the queue came free. It calls ready once it knows every record that is there. Frees by this agent's own events are
+// told by Saw.
+func (s *Slots) Watch(ctx context.Context, ready func(), changed func(cluster int64)) error {
+	// Events from here on are announced; earlier ones are read from the journal by the first decision that needs them.
+	follow, err := s.followEvents(ctx, changed)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
+	var group errgroup.Group
+	group.Go(follow)
+	group.Go(func() error { return s.watchRecords(ctx, ready, changed) })
+	return group.Wait()
+}
+
+// followEvents has each event that may free a slot announced. The function that it returns waits for the end of ctx.
+func (s *Slots) followEvents(ctx context.Context, changed func(cluster int64)) (func() error, error) {
+	info, err := s.events.Info(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("look at stream %s: %w", events.OperationStream, err)
+	}
+	var subjects []string
+	for _, token := range events.States() {
+		if token == events.Waiting || token.Final() {
+			subjects = append(subjects, events.TokenSubjects(token))
+		}
+	}
+	consumer, err := s.events.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
+		FilterSubjects: subjects, HeadersOnly: true,
+		// A sequence, so that a consumer that has to be made anew goes on where it was.
+		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: info.State.LastSeq + 1,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("watch events in stream %s: %w", events.OperationStream, err)
+	}
+	consuming, err := consumer.Consume(func(msg jetstream.Msg) {
+		meta, errMeta := msg.Metadata()
+		id, cluster, err := events.EventOperation(msg.Subject())
+		if errMeta == nil && err == nil && s.heard(cluster, id, meta.Sequence.Stream) {
+			changed(cluster)
+		}
+	}, jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
+		s.log.Debug("watch of events", "error", err) // the consumer recovers by itself
+	}))
+	if err != nil {
+		return nil, fmt.Errorf("watch events in stream %s: %w", events.OperationStream, err)
+	}
+	return func() error {
+		<-ctx.Done()
+		consuming.Stop()
+		<-consuming.Closed()
+		return nil
+	}, nil
+}
+
+func (s *Slots) watchRecords(ctx context.Context, ready func(), changed func(cluster int64)) error {
+	shown := map[int64]int{} // slots and tickets in the record that the watch showed last
+	return watch(ctx, s.bucket, ">", ready, func(entry jetstream.KeyValueEntry) {
+		v := versioned{value: entry.Value(), revision: entry.Revision()}
+		if entry.Operation() != jetstream.KeyValuePut {
+			v.value = nil // deleted by hand
+		}
+		s.learn(entry.Key(), v)
+		cluster, err := strconv.ParseInt(entry.Key(), 10, 64)
+		if err != nil {
+			return
+		}
+		// Perhaps a later record, by this agent: the decisions that follow rest on that anyway.
+		record, _, err := knownAs[guard.Record](s, entry.Key())
+		if err != nil {
+			s.log.Error("the record of a cluster cannot be understood: nothing is done in it", "bucket", events.ClusterBucket, "cluster", cluster, "error", err)
+		}
+		taken := len(record.Active) + len(record.Queue)
+		if err != nil || taken < shown[cluster] {
+			changed(cluster)
+		}
+		shown[cluster] = taken
+	})
+}
+
+// watch calls learn for each value of a bucket under keys and for each change, until ctx ends; ready after the last value
+// that was there at the start.
+func watch(ctx context.Context, bucket jetstream.KeyValue, keys string, ready func(), learn func(jetstream.KeyValueEntry)) error {
+	watcher, err := bucket.Watch(ctx, keys)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return fmt.Errorf("watch key-value bucket %s: %w", bucket.Bucket(), err)
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case entry, open := <-watcher.Updates():
+			switch {
+			case !open:
+				return nil
+			case entry == nil: // the mark between the values that were there and the changes
+				ready()
+			default:
+				learn(entry)
+			}
+		}
+	}
+}

@@ -1,0 +1,159 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/obwarden/obwarden/agent/journal"
+	"github.com/obwarden/obwarden/agent/operation"
+	"github.com/obwarden/obwarden/events"
+)
+
+// stage carries out an action for an operation in hand and returns what came of it: the next input of the step function.
+// No input: there is no next step for now.
+type stage func(a *Agent, ctx context.Context, h *held) (operation.Input, error)
+
+// stages are all of them, by action. No stage calls another.
+func stages() map[operation.Action]stage {
+	return map[operation.Action]stage{
+		operation.Decide:    (*Agent).decide,
+		operation.Submit:    (*Agent).submit,
+		operation.Reconcile: (*Agent).reconcile,
+		operation.Look:      (*Agent).look,
+		operation.Readmit:   (*Agent).readmit,
+		operation.RetryTask: (*Agent).retryTask,
+		operation.Finish:    (*Agent).finish,
+	}
+}
+
+// work carries an operation on until there is nothing to be done before some later time, or nothing for lane l. woken:
+// whatever it waits for, it is to look now.
+func (a *Agent) work(id string, l lane, woken bool) turn {
+	ctx, h := a.workCtx, a.roster.get(id)
+	if h == nil {
+		return turn{over: true}
+	}
+	if woken {
+		h.hand.plan.at = time.Time{}
+	}
+	for {
+		now := time.Now()
+		mail := !h.hand.plan.urgent() && a.roster.hasMail(h, now)
+		due := h.owned() && !now.Before(h.hand.plan.at)
+		next := h.hand.plan.lane()
+		if mail {
+			next = acting
+		}
+		switch {
+		case ctx.Err() != nil || a.queue.closing():
+			return turn{at: now.Add(time.Hour), lane: l} // nothing more is started
+		case !mail && !due:
+			return a.rest(h, now)
+		case next != l:
+			return turn{lane: next}
+		}
+		if mail {
+			inbox := a.roster.takeMail(h, now)
+			if left, err := a.admit(ctx, h, inbox); err != nil {
+				a.handleError(ctx, h, left, err)
+			}
+			continue
+		}
+		if err := a.act(ctx, h); err != nil {
+			a.handleError(ctx, h, nil, err)
+		}
+	}
+}
+
+// rest leaves an operation until its time.
+func (a *Agent) rest(h *held, now time.Time) turn {
+	a.evict(h)
+	if needs := h.needsOCP(); needs != h.summary.needsOCP {
+		s := h.summary
+		s.needsOCP = needs
+		a.publish(h, s)
+	}
+	at, over := a.roster.rest(h, h.owned(), h.hand.plan.at, now)
+	return turn{at: at, lane: h.hand.plan.lane(), over: over}
+}
+
+// act does the planned action, and steps on with what came of it. From the start of an action that may be started only
+// once, the plan is the one for a lost outcome.
+func (a *Agent) act(ctx context.Context, h *held) error {
+	if a.unchanged(ctx, h) {
+		return nil
+	}
+	if err := a.reload(ctx, h); err != nil {
+		return err
+	}
+	do, before := h.hand.plan.do, h.hand.entry.Sequence
+	if lost := h.hand.plan.ifLost; lost != "" {
+		h.hand.plan = plan{do: lost}
+	}
+	carryOut := a.stages[do]
+	if carryOut == nil {
+		return fmt.Errorf("operation %s has nothing to do: this is a bug", h.id)
+	}
+	in, err := carryOut(a, ctx, h)
+	if err != nil || in == nil {
+		return err
+	}
+	if err := a.step(ctx, h, in); err != nil {
+		return err
+	}
+	h.hand.unmoved = do == operation.Look && h.hand.failures == 0 && h.hand.entry.Sequence == before
+	if do == operation.Decide && h.hand.plan.do == operation.Decide && a.slots.Version(h.summary.cluster) != h.hand.version {
+		h.hand.plan.at = time.Time{} // a slot came free meanwhile: decide again
+	}
+	return nil
+}
+
+// step feeds the machine and appends the events that follow. Where others recorded no more than duplicates meanwhile, it
+// takes the step again from there.
+func (a *Agent) step(ctx context.Context, h *held, in operation.Input) error {
+	for {
+		now := time.Now()
+		entry := *h.hand.entry
+		effects := a.Machine.Step(entry.Operation, in, now)
+		after, err := a.journal.Append(ctx, entry, effects.Append)
+		if errors.Is(err, journal.ErrConflict) {
+			if last, again := a.catchUp(ctx, h.id, after, in); again {
+				h.hand.entry = &last
+				continue
+			}
+		}
+		if err != nil {
+			return err
+		}
+		h.hand.entry = &after
+		a.observe(entry.Operation, effects.Append)
+		if len(effects.Append) > 0 {
+			if h.owned() {
+				a.publishEntry(h)
+			}
+			if a.slots.Saw(after) {
+				a.wakeQueued(after.Operation.ClusterID)
+			}
+		}
+		if effects.Do != "" {
+			h.hand.plan = plan{do: effects.Do, at: effects.At, ifLost: effects.IfLost}
+			h.hand.intended = now
+			if effects.Do == operation.Look {
+				h.hand.plan.at = a.tasks.Due(effects.At, now)
+			}
+		}
+		return nil
+	}
+}
+
+// catchUp returns the operation as the journal has it, and whether the step may be taken again from there: this agent
+// still holds the operation. An order to retry is for the one event that it was given after.
+func (a *Agent) catchUp(ctx context.Context, id string, after journal.Entry, in operation.Input) (last journal.Entry, again bool) {
+	if o, ordered := in.(operation.Ordered); ordered && o.Verb == events.Retry || after.Sequence == 0 {
+		return after, false
+	}
+	last, err := a.journal.Last(ctx, id)
+	return last, err == nil && operation.SameHolder(after.Operation, last.Operation)
+}
