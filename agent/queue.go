@@ -77,10 +77,7 @@ func newQueue(work func(id string, l lane, woken bool) turn) *queue {
 	return q
 }
 
-// add has an id processed as soon as there is a worker.
-func (q *queue) add(id string) { q.put(id, time.Time{}, false) }
-
-// addAt has an id processed at a time, or earlier where it is due earlier.
+// addAt has an id processed at a time, or earlier where it is due earlier; zero: as soon as there is a worker.
 func (q *queue) addAt(id string, at time.Time) { q.put(id, at, false) }
 
 // requeue has ids act now, whatever they wait for. An id that is being processed acts once more: it may have looked before

@@ -21,7 +21,6 @@ type roster struct {
 	byProgress summaries                  // operations under way, by when they last progressed
 	byArrival  summaries                  // operations that wait, by when their request came
 	counts     map[metrics.Group]int
-	running    int // operations that follow a task
 }
 
 func newRoster() *roster {

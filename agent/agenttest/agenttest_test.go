@@ -11,7 +11,7 @@ import (
 func TestMain(m *testing.M) {
 	RunRole(map[string]func(string) error{
 		"nats": ServeNATS,
-		"fail": func(why string) error { return errors.New(why) },
+		"fail": errors.New,
 	})
 	os.Exit(m.Run())
 }
