@@ -90,7 +90,7 @@ func (c *Clusters) read(ctx context.Context, cluster int64, generation uint64) (
 	if err := group.Wait(); err != nil {
 		return read, err
 	}
-	if len(read.Tasks) == 0 && !read.TasksHidden && guard.InBetween(read.Zones) {
+	if len(read.Tasks) == 0 && !read.TasksHidden && read.Zones.InBetween() {
 		return read, c.readFailed(ctx, &read)
 	}
 	return read, nil

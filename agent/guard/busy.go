@@ -213,11 +213,6 @@ func (v *view) hidden() string {
 	return ""
 }
 
-// InBetween reports whether a zone or server is on its way from one status to another.
-func InBetween(zones []ocp.Zone) bool { // used by package agent until it uses ocp.Topology
-	return ocp.Topology(zones).InBetween()
-}
-
 func (v *view) maxConcurrent() int { return max(1, v.limits.MaxConcurrent) }
 
 // slotIsFree lets only so many operations of ours have slots in a cluster.

@@ -150,12 +150,6 @@ func newView(q *Question) *view {
 	return v
 }
 
-// FindServer finds a server in a topology.
-func FindServer(zones []ocp.Zone, id int64) (ocp.Server, bool) { // used by package agent until it uses ocp.Topology
-	server, _, found := ocp.Topology(zones).Server(id)
-	return server, found
-}
-
 // target is the server in question and its zone; both zero if OCP does not show it.
 func (q *Question) target() (ocp.Server, ocp.Zone) {
 	server, zone, _ := q.Facts.Zones.Server(q.Operation.ServerID)

@@ -150,8 +150,8 @@ func (m Machine) running(op events.Operation, task ocp.Task, now time.Time) Effe
 // mismatch describes an answer of OCP that is not about the requested server. The documentation's own sample is such an
 // answer, so that the operation warns of it and goes on.
 func mismatch(op events.Operation, task ocp.Task) string {
-	cluster, about := AboutServer(task, op.ClusterID, op.ServerID, 0)
-	if cluster != No && about != No {
+	subject := task.Subject()
+	if subject.InCluster(op.ClusterID) != ocp.No && subject.OnServer(op.ClusterID, op.ServerID, 0) != ocp.No {
 		return ""
 	}
 	return fmt.Sprintf("OCP answered the %s of server %d of cluster %d with task %d, which says cluster %d, servers %v",

@@ -41,19 +41,19 @@ const ClockTolerance = 2 * time.Second
 // Evidence is what OCP shows of a cluster after a call.
 type Evidence struct {
 	Tasks    []ocp.Task // of the cluster, in full where that was needed
-	Topology []ocp.Zone
+	Topology ocp.Topology
 }
 
 // Trace finds the task of op's latest call in the evidence. Of several tasks it takes the earliest: any other can only
 // have been started after it.
 func Trace(op events.Operation, e Evidence) Finding {
-	server, _ := guard.FindServer(e.Topology, op.ServerID)
+	server, _, _ := e.Topology.Server(op.ServerID)
 	var certain, possible []ocp.Task
 	for _, t := range e.Tasks {
 		switch mayBe(op, t, server.HostID) {
-		case Yes:
+		case ocp.Yes:
 			certain = append(certain, t)
-		case Unknown:
+		case ocp.Unknown:
 			possible = append(possible, t)
 		}
 	}
@@ -79,27 +79,30 @@ func Trace(op events.Operation, e Evidence) Finding {
 // Candidate reports whether a task in OCP's list may turn out to be the one that op's latest call started, once it is
 // read in full: lists do not always say which server a task is about. hostID is that of op's server; 0: not known.
 func Candidate(op events.Operation, t ocp.Task, hostID int64) bool {
-	return matches(op, t, hostID) != No
+	does, onServer := about(op, t, hostID)
+	return min(does, onServer, startedSince(t, op.OCPTime)) != ocp.No
 }
 
 // mayBe reports whether a task in full is the one that op's latest call started. A task that says neither what it does
 // nor to which server is nobody's.
-func mayBe(op events.Operation, t ocp.Task, hostID int64) Match {
-	if _, about := AboutServer(t, op.ClusterID, op.ServerID, hostID); about == Unknown && does(t, op.Kind) == Unknown {
-		return No
+func mayBe(op events.Operation, t ocp.Task, hostID int64) ocp.Answer {
+	does, onServer := about(op, t, hostID)
+	if does == ocp.Unknown && onServer == ocp.Unknown {
+		return ocp.No
 	}
-	return matches(op, t, hostID)
+	return min(does, onServer, startedSince(t, op.OCPTime))
 }
 
-func matches(op events.Operation, t ocp.Task, hostID int64) Match {
-	_, about := AboutServer(t, op.ClusterID, op.ServerID, hostID)
-	return min(does(t, op.Kind), about, startedSince(t, op.OCPTime))
+// about reports whether a task does what op wants, and whether it does it to op's server.
+func about(op events.Operation, t ocp.Task, hostID int64) (does, onServer ocp.Answer) {
+	subject := t.Subject()
+	return subject.Does(ocp.Action(op.Kind)), subject.OnServer(op.ClusterID, op.ServerID, hostID)
 }
 
 // startedSince reports whether a task may have been started by a call at the moment called, by OCP's clock. A task that
 // was over before the call is older in any case; where OCP tells whole seconds, a task that was over in the second of the
 // call may be either.
-func startedSince(t ocp.Task, called time.Time) Match {
+func startedSince(t ocp.Task, called time.Time) ocp.Answer {
 	started := t.StartedAt
 	if started.IsZero() {
 		started = t.CreatedAt
@@ -110,15 +113,15 @@ func startedSince(t ocp.Task, called time.Time) Match {
 	}
 	switch {
 	case over && latest.Before(called):
-		return No
+		return ocp.No
 	case started.IsZero():
-		return Unknown
+		return ocp.Unknown
 	case started.Before(called.Add(-ClockTolerance)):
-		return No
+		return ocp.No
 	case over:
-		return Unknown
+		return ocp.Unknown
 	}
-	return Yes
+	return ocp.Yes
 }
 
 func found(tasks []ocp.Task) Finding {
@@ -147,82 +150,10 @@ func wantedStatus(op events.Operation, server ocp.Server) (wanted, moving bool) 
 		return true, false
 	}
 	switch server.Status {
-	case "SERVICE_STOPPED":
+	case ocp.ServerServiceStopped:
 		return false, op.Kind == events.Stop
-	case "RUNNING":
+	case ocp.ServerRunning:
 		return false, op.Kind == events.Start
-	case "STOPPING", "STARTING", "RESTARTING", "OPERATING", "SERVICE_STOPPING", "PROCESS_STOPPING":
-		return false, true
 	}
-	return false, false
-}
-
-// Match is a yes or no that may not be known.
-type Match int
-
-// The matches.
-const (
-	No Match = iota
-	Unknown
-	Yes
-)
-
-// AboutServer reports whether a task is one of this cluster and of this server.
-// The published shapes tell it in different places or, in a list, not at all;
-// hostID helps where the shape names only the host (0: not known).
-func AboutServer(t ocp.Task, clusterID, serverID, hostID int64) (cluster, server Match) {
-	cluster, server = Unknown, Unknown
-	for _, id := range []int64{t.ClusterID, t.ContextClusterID} {
-		if id == clusterID {
-			cluster = Yes
-		} else if id != 0 && cluster == Unknown {
-			cluster = No
-		}
-	}
-	switch {
-	case slices.Contains(t.ServerIDs, serverID):
-		server = Yes
-	case len(t.ServerIDs) > 0:
-		server = No
-	case t.HostID != 0 && hostID != 0 && t.HostID == hostID:
-		server = Yes
-	case t.HostID != 0 && hostID != 0:
-		server = No
-	}
-	if cluster == No {
-		server = No
-	}
-	return cluster, server
-}
-
-// does reports whether a task carries out an operation of the kind on a server.
-// OCP's tasks have no type for this but their name, in English ("Stop OB server")
-// as published; what is named otherwise may be anything.
-func does(t ocp.Task, kind events.Kind) Match {
-	name := strings.ToLower(t.Name)
-	named := nameOf(name)
-	says := func(words ...string) bool {
-		return slices.ContainsFunc(words, func(w string) bool { return strings.Contains(name, w) })
-	}
-	switch {
-	case named == "":
-		return Unknown
-	case named != kind:
-		return No
-	case says("server"): // observer is one too
-		return Yes
-	case says("zone", "cluster", "tenant", "proxy", "host", "agent"):
-		return No
-	}
-	return Unknown
-}
-
-// nameOf is the kind of operation that a name speaks of; empty where it speaks of none.
-func nameOf(name string) events.Kind {
-	for _, kind := range []events.Kind{events.Restart, events.Start, events.Stop} { // restart has start in it
-		if strings.Contains(name, string(kind)) {
-			return kind
-		}
-	}
-	return ""
+	return false, server.Moving() && server.Exists()
 }

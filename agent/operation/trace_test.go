@@ -105,15 +105,15 @@ func TestATaskThatWasOverInTheSecondOfTheCallMayBeTheCalls(t *testing.T) {
 	}
 	for _, test := range []struct {
 		started, finished time.Time
-		want              Match
+		want              ocp.Answer
 	}{
-		{at(11, 0), at(11, 0), Unknown},
-		{time.Time{}, at(11, 0), Unknown},
-		{at(10, 0), at(10, 0), No},
-		{at(11, 0), at(11, 200*time.Millisecond), No}, // OCP tells fractions: it was over before
-		{at(11, 350*time.Millisecond), at(11, 900*time.Millisecond), Yes},
-		{at(5, 0), at(11, 0), No},
-		{at(11, 0), at(12, 0), Yes},
+		{at(11, 0), at(11, 0), ocp.Unknown},
+		{time.Time{}, at(11, 0), ocp.Unknown},
+		{at(10, 0), at(10, 0), ocp.No},
+		{at(11, 0), at(11, 200*time.Millisecond), ocp.No}, // OCP tells fractions: it was over before
+		{at(11, 350*time.Millisecond), at(11, 900*time.Millisecond), ocp.Yes},
+		{at(5, 0), at(11, 0), ocp.No},
+		{at(11, 0), at(12, 0), ocp.Yes},
 	} {
 		if got := startedSince(ocp.Task{StartedAt: test.started, FinishedAt: test.finished}, called); got != test.want {
 			t.Errorf("from %s to %s: got %v, want %v", test.started, test.finished, got, test.want)
