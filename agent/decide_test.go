@@ -503,3 +503,95 @@ func TestAStreamOfRequestsForOneZoneDoesNotStarveAnother(t *testing.T) {
 		t.Errorf("submitted at %s, after the later one at %s", elsewhere.SubmittedAt, later.SubmittedAt)
 	}
 }
+
+func TestUnknownTargetsAreRejected(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, ocpsim.Config{})
+	r.agent()
+	r.stop("no cluster", 77, 2)
+	r.stop("no server", 1, 77)
+	for _, key := range []string{"no cluster", "no server"} {
+		if op := r.awaitEnd(key, events.Rejected); op.Reason.Code != events.CodeNotFound {
+			t.Errorf("%s: %+v, want %s", key, op.Reason, events.CodeNotFound)
+		}
+	}
+	r.wantPosts(0)
+	r.awaitNoOpenRequests()
+}
+
+func TestOneOperationAClusterAtATime(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, ocpsim.Config{Speed: 200})
+	r.agent()
+	for server := range int64(4) {
+		r.stop(fmt.Sprint("k", server+1), 1, server+1)
+	}
+	for server := range int64(4) {
+		r.awaitEnd(fmt.Sprint("k", server+1), events.Succeeded)
+	}
+	tasks := r.sim.Tasks()
+	for i, task := range tasks[1:] {
+		if task.StartTime.Before(tasks[i].FinishTime) {
+			t.Errorf("task %d started %s before task %d was over", task.ID, tasks[i].FinishTime.Sub(task.StartTime), tasks[i].ID)
+		}
+	}
+	r.wantPosts(4)
+	for server := range int64(4) {
+		if tasks[0].Servers[0] == server+1 { // whichever came first
+			continue
+		}
+		waited := r.awaitToken(fmt.Sprint("k", server+1), events.Waiting)
+		if reason := waited[len(waited)-1].Reason; reason.Code != events.CodeClusterBusy {
+			t.Errorf("waits for %+v, want %s", reason, events.CodeClusterBusy)
+		}
+	}
+}
+
+func TestARequestExpiresWhileItWaits(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, ocpsim.Config{Speed: 1})
+	r.agent()
+	r.stop("long", 1, 2)
+	r.awaitToken("long", events.Running)
+	r.publish("ob.server.stop.request", fmt.Sprintf(`{"idempotency_key":"k","cluster_id":1,"server_id":3,"expires_at":%q}`,
+		time.Now().Add(500*time.Millisecond).Format(time.RFC3339Nano)))
+	r.awaitEnd("k", events.Expired)
+	r.wantPosts(1)
+}
+
+func TestOCPAwayMakesOperationsWait(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, ocpsim.Config{})
+	r.fault("*:status,status=503,count=5")
+	r.agent()
+	r.stop("k", 1, 2)
+	r.awaitEnd("k", events.Succeeded)
+	waited := r.awaitToken("k", events.Waiting)
+	if reason := waited[len(waited)-1].Reason; reason.Code != events.CodeStaleTopology {
+		t.Errorf("waits for %+v, want %s", reason, events.CodeStaleTopology)
+	}
+	r.wantPosts(1)
+}
+
+func TestThoseThatWaitForASlotDoNotAskOCP(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, ocpsim.Config{Speed: 100})
+	r.agent()
+	const requests = 10
+	for i := range requests {
+		r.stop(fmt.Sprint("k", i), 1, int64(1+i%6)) // the second stop of a server is refused by OCP: an end too
+	}
+	for i := range requests {
+		id := events.OperationID(fmt.Sprint("k", i))
+		r.await("an end", func(e events.Event) bool { return e.OperationID == id && e.Token.Final() })
+	}
+	looks := 0
+	for _, entry := range r.sim.Log() {
+		if entry.Endpoint == ocpsim.ZonesList {
+			looks++
+		}
+	}
+	if looks > 2*requests {
+		t.Errorf("%d looks at the topology for %d requests", looks, requests)
+	}
+}

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -279,4 +280,97 @@ func TestTheOldFailureEndsARetryOnlyWhenItsCallHasSettled(t *testing.T) {
 			t.Errorf("called %s ago, looked %s ago: %s, want %s", now.Sub(test.since), test.age, got.Do, test.want)
 		}
 	}
+}
+
+func (r *rig) order(verb events.Verb, key string, server int64) {
+	r.t.Helper()
+	o := events.OrderTo(verb, events.Operation{Kind: events.Stop, OperationID: events.OperationID(key), ClusterID: 1, ServerID: server})
+	o.Reason, o.RequestedBy = "because", "me"
+	if _, err := o.Publish(r.t.Context(), r.js); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+func TestWhatWaitsCanBeCancelledAndWhatRunsCannot(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, ocpsim.Config{Speed: 40})
+	for i := range 3 { // the order may reach another agent than the one that holds the operation
+		r.machine.Agent = fmt.Sprint("agent", i)
+		r.agent()
+	}
+	r.stop("runs", 1, 2)
+	r.awaitToken("runs", events.Running)
+	r.stop("waits", 1, 3)
+	r.awaitToken("waits", events.Waiting)
+	r.order(events.Cancel, "waits", 4) // another target: refused
+	r.order(events.Cancel, "waits", 3)
+	r.order(events.Cancel, "runs", 2)
+	r.order(events.Cancel, "nothing", 2)
+	if op := r.awaitEnd("waits", events.Cancelled); op.Reason.Code != events.CodeCancelled || !strings.Contains(op.Reason.Message, "me: because") {
+		t.Errorf("reason %+v", op.Reason)
+	}
+	r.awaitEnd("runs", events.Succeeded)
+	r.awaitNoOpenRequests()
+	r.wantPosts(1)
+}
+
+func TestAFailedTaskIsRetriedInTheSameOperation(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, ocpsim.Config{Speed: 200})
+	r.fault("server_stop:fail_subtask,subtask=Stop server")
+	r.agent()
+	r.stop("k", 1, 2)
+	failed := r.awaitEnd("k", events.Failed)
+	r.awaitNoOpenRequests()
+	r.order(events.Retry, "k", 2)
+	all := r.awaitToken("k", events.Succeeded)
+	for i, e := range all {
+		if e.N != i+1 {
+			t.Errorf("event %d has number %d", i+1, e.N)
+		}
+	}
+	op := all[len(all)-1].Operation
+	if op.Task.ID != failed.Task.ID || op.Error != nil || op.Task.Subtasks[1].Runs != 2 {
+		t.Errorf("task %d, error %+v, %d runs; want task %d, no error, 2 runs", op.Task.ID, op.Error, op.Task.Subtasks[1].Runs, failed.Task.ID)
+	}
+	r.awaitNoOpenRequests()
+	r.wantPosts(1)
+}
+
+func TestARetryHoldsItsSlotWhateverItsRequestSays(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, ocpsim.Config{Speed: 50})
+	r.fault("server_stop:fail_subtask,subtask=Stop server,server=2")
+	r.agent()
+	expires := time.Now().Add(4 * time.Second)
+	r.publish("ob.server.stop.request", fmt.Sprintf(`{"idempotency_key":"k","cluster_id":1,"server_id":2,"expires_at":%q}`, expires.Format(time.RFC3339Nano)))
+	r.awaitEnd("k", events.Failed)
+	r.awaitNoOpenRequests()
+	time.Sleep(time.Until(expires)) // what is expired is what this test is about
+	r.order(events.Retry, "k", 2)
+	r.await("the retry", func(e events.Event) bool { return !e.RetriedAt.IsZero() && e.Token == events.Progress })
+	r.stop("other", 1, 3)
+	r.awaitToken("other", events.Waiting)
+	r.awaitToken("k", events.Succeeded)
+	r.awaitEnd("other", events.Succeeded)
+}
+
+func TestACancelRightBehindItsRequestIsNotLost(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, ocpsim.Config{Speed: 1})
+	for i := range 2 {
+		r.machine.Agent = fmt.Sprint("agent", i)
+		r.agent()
+	}
+	r.stop("long", 1, 2)
+	r.awaitToken("long", events.Running)
+	for i := range 10 {
+		key := fmt.Sprint("k", i)
+		r.stop(key, 1, 3)
+		r.order(events.Cancel, key, 3)
+	}
+	for i := range 10 {
+		r.awaitEnd(fmt.Sprint("k", i), events.Cancelled)
+	}
+	r.awaitOpenRequests(1) // the long one: whoever held the others has let them go
 }

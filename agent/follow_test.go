@@ -4,10 +4,13 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/obwarden/obwarden/agent/ocp"
 	"github.com/obwarden/obwarden/agent/ocp/ocpsim"
@@ -127,5 +130,63 @@ func TestTasksFoundByListsEndLikeOthers(t *testing.T) {
 			}
 			c.wantPosts(clusters)
 		})
+	}
+}
+
+func TestEveryKindEndsInEveryShapeOfTask(t *testing.T) {
+	t.Parallel()
+	for _, shape := range []ocpsim.Shape{ocpsim.ShapeTasks, ocpsim.ShapeSubtasks, ocpsim.ShapeV43} {
+		t.Run(fmt.Sprint("shape ", shape), func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, ocpsim.Config{Shape: shape})
+			r.agent()
+			r.stop("stop", 1, 2)
+			stopped := r.awaitEnd("stop", events.Succeeded)
+			r.operate(events.Start, "start", 1, 2)
+			r.awaitEnd("start", events.Succeeded)
+			r.operate(events.Restart, "restart", 1, 2)
+			r.awaitEnd("restart", events.Succeeded)
+			r.wantPosts(3)
+			r.awaitNoOpenRequests()
+
+			var names []string
+			for _, s := range stopped.Task.Subtasks {
+				names = append(names, s.Name)
+				if s.Status != ocp.StatusSuccessful || s.Timing != events.TimingOCP {
+					t.Errorf("subtask %s is %s, timed by %s", s.Name, s.Status, s.Timing)
+				}
+			}
+			want := []string{"Prepare stop observer", "Stop server", "Stop observer process", "Wait observer stop",
+				"Update observer status", "Update zone status", "Sync cluster info", "Update OB cluster status"}
+			if !slices.Equal(names, want) {
+				t.Errorf("subtasks of a stop:\n got %v\nwant %v", names, want)
+			}
+			if got := testutil.ToFloat64(r.metrics.Operations.WithLabelValues("stop", "succeeded")); got != 1 {
+				t.Errorf("operations_total{stop,succeeded} = %v, want 1", got)
+			}
+			if got := testutil.CollectAndCount(r.metrics.SubtasksRunning); got != 0 {
+				for _, name := range want {
+					if v := testutil.ToFloat64(r.metrics.SubtasksRunning.WithLabelValues("stop", r.metrics.Subtask(name))); v != 0 {
+						t.Errorf("subtasks_running{stop,%s} = %v after the end", name, v)
+					}
+				}
+			}
+		})
+	}
+}
+
+func TestAFailedSubtaskIsNamedWithTheEndOfItsLog(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, ocpsim.Config{})
+	r.fault("server_stop:fail_subtask,subtask=Stop observer process")
+	r.agent()
+	r.stop("k", 1, 2)
+	op := r.awaitEnd("k", events.Failed)
+	if op.Error.Code != events.CodeSubtaskFailed || op.Error.Subtask != "Stop observer process" || !strings.Contains(op.Error.Log, "ERROR") {
+		t.Errorf("error %+v", op.Error)
+	}
+	r.awaitNoOpenRequests() // an event is counted right after it is in the journal
+	if got := testutil.ToFloat64(r.metrics.SubtaskFailures.WithLabelValues("stop", "stop_observer_process")); got != 1 {
+		t.Errorf("subtask_failures_total = %v, want 1", got)
 	}
 }
