@@ -84,14 +84,14 @@ func (a *Agent) decideWithSilences(ctx context.Context, q *guard.Question) (d op
 	op := q.Operation
 	if op.Reason != nil && op.Reason.Code == events.CodeAlertmanagerUnreachable {
 		if r := silence(ctx, a.Silencer, op, q.Now); r != nil {
-			return waitFor(*r), 0, ctx.Err()
+			return waitFor(*r), a.slots.Version(op.ClusterID), ctx.Err()
 		}
 	}
 	if d, version, err = a.decideOnFacts(ctx, q); err != nil || d.Verdict != guard.Allow {
 		return d, version, err
 	}
 	if r := silence(ctx, a.Silencer, op, q.Now); r != nil {
-		return waitFor(*r), version, ctx.Err()
+		return waitFor(*r), a.slots.Version(op.ClusterID), ctx.Err()
 	}
 	return d, version, nil
 }

@@ -117,6 +117,9 @@ func (s Slot) HeldBy(last Holder) bool {
 // waits reports whether an operation whose last event is last still waits for its turn.
 func (h Holder) waits() bool { return h.State == events.Accepted || h.State == events.Waiting }
 
+// over reports whether an operation whose last event is last has ended, or is not in the journal any more.
+func (h Holder) over() bool { return h.State == "" || h.State.Final() }
+
 // Fold returns the record as the last events of its operations leave it. Slots that are not held any more are taken out,
 // and operations that were submitted and have ended are remembered. Tickets of operations that do not wait any more are
 // dropped. last returns the last event of an operation, and false where it is not known: then its slot counts as held
@@ -142,7 +145,7 @@ func (r Record) Fold(last func(operationID string) (Holder, bool), control Contr
 		r.Queue = slices.DeleteFunc(slices.Clone(r.Queue), leaves)
 	}
 	for server, t := range r.Newest {
-		if gone(t.OperationID, func(h Holder) bool { return h.State != "" && !h.State.Final() }) {
+		if gone(t.OperationID, func(h Holder) bool { return !h.over() }) {
 			r.Newest = maps.Clone(r.Newest)
 			maps.DeleteFunc(r.Newest, func(s int64, _ Ticket) bool { return s == server })
 		}
@@ -249,9 +252,26 @@ func (r *Record) Holds(operationID string, step int) bool {
 
 // Names reports whether the record names an operation: as the holder of a slot, in the queue or as a newest request.
 func (r *Record) Names(operationID string) bool {
-	if r.slot(operationID) >= 0 || slices.ContainsFunc(r.Queue, func(t Ticket) bool { return t.OperationID == operationID }) {
-		return true
+	return r.slot(operationID) >= 0 || r.queued(operationID) || r.newest(operationID)
+}
+
+// Frees reports whether an operation whose last event is last does not have its slot any more, or its place in the queue
+// or as the newest request. An operation that the record does not name frees nothing.
+func (r *Record) Frees(operationID string, last Holder) bool {
+	if i := r.slot(operationID); i >= 0 {
+		return !r.Active[i].HeldBy(last)
 	}
+	if r.queued(operationID) {
+		return !last.waits()
+	}
+	return r.newest(operationID) && last.over()
+}
+
+func (r *Record) queued(operationID string) bool {
+	return slices.ContainsFunc(r.Queue, func(t Ticket) bool { return t.OperationID == operationID })
+}
+
+func (r *Record) newest(operationID string) bool {
 	for _, t := range r.Newest {
 		if t.OperationID == operationID {
 			return true

@@ -2,6 +2,7 @@ package slots
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"time"
 
@@ -26,33 +27,56 @@ type lastSeen struct {
 	readAt   time.Time // zero: never
 }
 
-// fold applies the known events to a record. Its generation grows also where the record was lost and begins anew.
-func (s *Slots) fold(cluster int64, record guard.Record) guard.Record {
+// view is a record, folded, and what it was folded from.
+type view struct {
+	record   guard.Record
+	revision uint64 // of the record in the bucket
+	changes  uint64 // of the cluster in Slots
+}
+
+// version tells views apart. Both parts only ever grow, so a view that has anything later has a higher version.
+func (v view) version() uint64 { return v.revision + v.changes }
+
+// view is what this agent knows of a cluster, all of it at one moment: a decision must not miss a change between two looks.
+func (s *Slots) view(cluster int64) (view, error) {
 	control := s.pauses.Of(cluster)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(record.Active)+len(record.Queue)+len(record.Newest) > 0 {
-		holders := s.holders[cluster]
-		record = record.Fold(func(id string) (guard.Holder, bool) {
-			h, known := holders[id]
-			return h.Holder, known && !h.readAt.IsZero()
-		}, control)
+	record, revision, err := knownLocked[guard.Record](s, clusterKey(cluster))
+	if err != nil {
+		return view{}, err
 	}
-	g := s.generations[cluster]
-	record.Generation += g.base
-	g.latest = max(g.latest, record.Generation)
-	s.generations[cluster] = g
-	return record
+	holders := s.holders[cluster]
+	folded := record.Fold(func(id string) (guard.Holder, bool) { return holders[id].last() }, control)
+	folded.Generation = s.generationOf(cluster).count(folded.Generation)
+	return view{record: folded, revision: revision, changes: s.changes[cluster]}, nil
 }
 
-// generation continues the count of a record that was lost, so that facts from before the loss stay outdated.
+// generation continues the count of a record that was lost: facts from before the loss must stay outdated.
 type generation struct{ base, latest uint64 }
 
-// lost notes that the record of a cluster is gone. The caller holds the lock of s.
-func (s *Slots) lost(cluster int64) {
-	g := s.generations[cluster]
-	g.base = g.latest + 1
-	s.generations[cluster] = g
+func (g *generation) count(n uint64) uint64 {
+	g.latest = max(g.latest, g.base+n)
+	return g.base + n
+}
+
+func (g *generation) lost() { g.base = g.latest + 1 }
+
+// last is the holder as its last event that was read left it; false: none was read.
+func (h lastSeen) last() (guard.Holder, bool) { return h.Holder, !h.readAt.IsZero() }
+
+// verified is the view of op's cluster, with all read that op's decision rests on.
+func (s *Slots) verified(ctx context.Context, op events.Operation) (view, error) {
+	for {
+		record, revision, err := knownAs[guard.Record](s, clusterKey(op.ClusterID))
+		if err != nil {
+			return view{}, err
+		}
+		s.verify(ctx, op, record)
+		if v, err := s.view(op.ClusterID); err != nil || v.revision == revision {
+			return v, err
+		}
+	}
 }
 
 // verify reads those last events from the journal that op's decision rests on and that are not known, or are known for
@@ -75,11 +99,6 @@ func (s *Slots) unverified(op events.Operation, record guard.Record) []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	holders := s.holders[op.ClusterID]
-	for id := range holders {
-		if !record.Names(id) {
-			delete(holders, id)
-		}
-	}
 	var ids []string
 	add := func(id string, settled func(guard.Holder) bool) {
 		h := holders[id]
@@ -99,57 +118,74 @@ func (s *Slots) unverified(op events.Operation, record guard.Record) []string {
 	return ids
 }
 
-// store keeps the last event of an operation that the record of the cluster names, unless a later one is known.
-func (s *Slots) store(cluster int64, id string, entry journal.Entry) {
+// store keeps the last event of an operation that the record of the cluster names, unless a later one is known. It
+// reports whether that frees a slot or a place in the queue.
+func (s *Slots) store(cluster int64, id string, entry journal.Entry) (frees bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	h := s.holders[cluster][id]
+	if entry.Sequence > 0 && entry.Sequence < h.sequence { // 0: the journal has forgotten the operation
+		return false
+	}
+	before, known := h.last()
+	h.Holder, h.sequence, h.readAt = guard.HolderOf(entry.Operation), max(h.sequence, entry.Sequence), time.Now()
+	s.hold(cluster, id, h)
+	record, _, err := knownLocked[guard.Record](s, clusterKey(cluster))
+	if frees = err == nil && record.Frees(id, h.Holder); frees != (known && record.Frees(id, before)) || frees && h.Holder != before {
+		s.changes[cluster]++
+		return frees
+	}
+	return false
+}
+
+func (s *Slots) hold(cluster int64, id string, h lastSeen) {
 	if s.holders[cluster] == nil {
 		s.holders[cluster] = map[string]lastSeen{}
 	}
-	h := s.holders[cluster][id]
-	if entry.Sequence < h.sequence {
-		return
-	}
-	if now := guard.HolderOf(entry.Operation); now != h.Holder || h.readAt.IsZero() {
-		s.versions[cluster]++
-		h.Holder = now
-	}
-	h.sequence, h.readAt = entry.Sequence, time.Now()
 	s.holders[cluster][id] = h
 }
 
-// Saw takes in an event that this agent has appended, and reports whether the record of the cluster names the operation:
-// others may wait for the slot, or the place in the queue, that the event frees.
+// Saw takes in an event that this agent has appended, and reports whether it frees a slot or a place in the queue: others
+// may wait for that.
 func (s *Slots) Saw(entry journal.Entry) bool {
 	op := entry.Operation
-	if op.State != events.Waiting && !op.State.Final() || !s.named(op.ClusterID, op.OperationID) {
+	if op.State != events.Waiting && !op.State.Final() {
 		return false
 	}
-	s.store(op.ClusterID, op.OperationID, entry)
-	return true
+	record, _, err := knownAs[guard.Record](s, clusterKey(op.ClusterID))
+	return err == nil && record.Names(op.OperationID) && s.store(op.ClusterID, op.OperationID, entry)
 }
 
-// heard takes in that another agent has appended an event that may free a slot: the next decision reads it.
-func (s *Slots) heard(cluster int64, id string, sequence uint64) bool {
-	if !s.named(cluster, id) {
-		return false
-	}
+// announcement is an event of any agent that may free a slot or a place in the queue, as its subject and headers show it.
+type announcement struct {
+	cluster  int64
+	id       string
+	holder   guard.Holder // without the time of the end; Steps may count duplicates in
+	sequence uint64
+}
+
+// heard takes in an announcement, and reports whether it frees anything: the next decision reads the event. An event that
+// comes before the record that it frees something in is read once the record is there.
+func (s *Slots) heard(a announcement) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	h := s.holders[cluster][id]
-	if sequence <= max(h.sequence, h.heard) { // this agent's own
+	record, _, err := knownLocked[guard.Record](s, clusterKey(a.cluster))
+	h := s.holders[a.cluster][a.id]
+	if err != nil || a.sequence <= max(h.sequence, h.heard) || !record.Frees(a.id, a.holder) { // known, as this agent's own are
 		return false
 	}
-	if s.holders[cluster] == nil {
-		s.holders[cluster] = map[string]lastSeen{}
-	}
-	h.heard = sequence
-	s.holders[cluster][id] = h
-	s.versions[cluster]++
+	h.heard = a.sequence
+	s.hold(a.cluster, a.id, h)
+	s.changes[a.cluster]++
 	return true
 }
 
-func (s *Slots) named(cluster int64, id string) bool {
-	record, _, err := knownAs[guard.Record](s, clusterKey(cluster))
-	return err == nil && record.Names(id)
+// prune forgets the last events of operations that a record does not name.
+func (s *Slots) prune(cluster int64, record guard.Record) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	maps.DeleteFunc(s.holders[cluster], func(id string, _ lastSeen) bool { return !record.Names(id) })
+	if len(s.holders[cluster]) == 0 {
+		delete(s.holders, cluster)
+	}
 }

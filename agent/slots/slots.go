@@ -36,13 +36,13 @@ type Slots struct {
 	log     *slog.Logger
 	writers [64]sync.Mutex // writers of this agent queue instead of failing each other
 
-	mu       sync.Mutex
-	known    map[string]versioned
-	writing  map[string]versioned          // by this agent: the watch often shows it before the answer to the write comes
-	holders  map[int64]map[string]lastSeen // by cluster and operation: of operations that its record names
-	versions map[int64]uint64              // of what a decision sees of the cluster; grows with each change
+	mu      sync.Mutex
+	known   map[string]versioned
+	writing map[string]versioned          // by this agent: the watch often shows it before the answer to the write comes
+	holders map[int64]map[string]lastSeen // by cluster and operation: of operations that its record names
+	changes map[int64]uint64              // by cluster: how often a decision sees another record without a new revision
 
-	generations map[int64]generation
+	generations map[int64]*generation
 }
 
 // versioned is a value with its revision in the bucket; revision 0 where there is none.
@@ -56,8 +56,8 @@ type versioned struct {
 func New(bucket jetstream.KeyValue, group *journal.GroupCommit, stream jetstream.Stream, pauses *Pauses, log *slog.Logger) *Slots {
 	return &Slots{
 		bucket: bucket, group: group, events: stream, pauses: pauses, log: log,
-		known: map[string]versioned{}, writing: map[string]versioned{}, holders: map[int64]map[string]lastSeen{}, versions: map[int64]uint64{},
-		generations: map[int64]generation{},
+		known: map[string]versioned{}, writing: map[string]versioned{}, holders: map[int64]map[string]lastSeen{}, changes: map[int64]uint64{},
+		generations: map[int64]*generation{},
 	}
 }
 
@@ -65,11 +65,11 @@ func clusterKey(cluster int64) string { return strconv.FormatInt(cluster, 10) }
 
 // Record is the record of a cluster as this agent knows it, folded by the events that it knows.
 func (s *Slots) Record(cluster int64) guard.Record {
-	record, _, err := knownAs[guard.Record](s, clusterKey(cluster))
+	v, err := s.view(cluster)
 	if err != nil {
 		return guard.Record{} // an update of it meets the error
 	}
-	return s.fold(cluster, record)
+	return v.record
 }
 
 // Fleet is the record of all clusters together as this agent knows it.
@@ -85,7 +85,7 @@ func (s *Slots) Fleet() guard.Fleet {
 func (s *Slots) Version(cluster int64) uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.versions[cluster]
+	return view{revision: s.known[clusterKey(cluster)].revision, changes: s.changes[cluster]}.version()
 }
 
 // Clusters lists the clusters that have a record.
@@ -104,26 +104,26 @@ func (s *Slots) Clusters() []int64 {
 
 // Update changes the record of op's cluster. It first asks the journal for events that it does not know and that matter
 // to op. change may be called several times, each time with a later record, folded, that it may change; it reports
-// whether there is anything to write. version is the cluster's Version as change last saw it, its own write included.
+// whether there is anything to write. version is the cluster's Version of exactly what change last saw, its own write
+// included: the cluster's Version differs from it as soon as there is anything else to see.
 func (s *Slots) Update(ctx context.Context, op events.Operation, change func(*guard.Record) bool) (version uint64, err error) {
 	defer s.lockCluster(op.ClusterID)()
-	written, err := update(ctx, s, clusterKey(op.ClusterID), func(record guard.Record) guard.Record {
-		s.verify(ctx, op, record)
-		version = s.Version(op.ClusterID)
-		return s.fold(op.ClusterID, record)
+	before := s.Version(op.ClusterID)
+	var seen view
+	seen.revision, err = update(ctx, s, clusterKey(op.ClusterID), func() (guard.Record, uint64, error) {
+		var err error
+		seen, err = s.verified(ctx, op)
+		return seen.record, seen.revision, err
 	}, change)
 	if err != nil {
-		return version, fmt.Errorf("record of cluster %d: %w", op.ClusterID, err)
+		return before, fmt.Errorf("record of cluster %d: %w", op.ClusterID, err)
 	}
-	if written {
-		version++
-	}
-	return version, nil
+	return seen.version(), nil
 }
 
 // UpdateFleet changes the record of all clusters, like Update.
 func (s *Slots) UpdateFleet(ctx context.Context, change func(*guard.Fleet) bool) error {
-	if _, err := update(ctx, s, fleetKey, func(fleet guard.Fleet) guard.Fleet { return fleet }, change); err != nil {
+	if _, err := update(ctx, s, fleetKey, func() (guard.Fleet, uint64, error) { return knownAs[guard.Fleet](s, fleetKey) }, change); err != nil {
 		return fmt.Errorf("record of all clusters: %w", err)
 	}
 	return nil
@@ -135,18 +135,20 @@ func (s *Slots) lockCluster(cluster int64) (unlock func()) {
 	return lock.Unlock
 }
 
-func update[T any](ctx context.Context, s *Slots, key string, prepare func(T) T, change func(*T) bool) (written bool, err error) {
-	value, revision, err := knownAs[T](s, key)
-	for ; ; value, revision, err = readAs[T](ctx, s, key) {
+// update changes the value that load returns with its revision, and returns the revision of what change saw last, or of
+// what it made of that.
+func update[T any](ctx context.Context, s *Slots, key string, load func() (T, uint64, error), change func(*T) bool) (revision uint64, err error) {
+	for {
+		value, revision, err := load()
 		if err != nil {
-			return false, err
+			return revision, err
 		}
-		if value = prepare(value); !change(&value) {
-			return false, nil
+		if !change(&value) {
+			return revision, nil
 		}
 		encoded, err := json.Marshal(value)
 		if err != nil {
-			return false, fmt.Errorf("encode: %w", err)
+			return revision, fmt.Errorf("encode: %w", err)
 		}
 		v := versioned{value: encoded, decoded: value}
 		s.mu.Lock()
@@ -154,13 +156,16 @@ func update[T any](ctx context.Context, s *Slots, key string, prepare func(T) T,
 		s.mu.Unlock()
 		if v.revision, err = s.write(ctx, key, encoded, revision); err == nil {
 			s.learn(key, v)
-			return true, nil
+			return v.revision, nil
 		}
 		if errors.Is(err, jetstream.ErrNoStreamResponse) || errors.Is(err, nats.ErrNoResponders) {
-			return false, fmt.Errorf("%w: key-value bucket %s is gone (%w)", ErrRecord, s.bucket.Bucket(), err)
+			return revision, fmt.Errorf("%w: key-value bucket %s is gone (%w)", ErrRecord, s.bucket.Bucket(), err)
 		}
 		if !journal.IsConflict(err) {
-			return false, fmt.Errorf("write: %w", err)
+			return revision, fmt.Errorf("write: %w", err)
+		}
+		if err := s.read(ctx, key); err != nil {
+			return revision, err
 		}
 	}
 }
@@ -179,33 +184,49 @@ func (s *Slots) write(ctx context.Context, key string, value []byte, revision ui
 	})
 }
 
-func (s *Slots) read(ctx context.Context, key string) (versioned, error) {
+// read learns the value that the bucket has under a key.
+func (s *Slots) read(ctx context.Context, key string) error {
 	entry, err := s.bucket.Get(ctx, key)
-	if errors.Is(err, jetstream.ErrKeyNotFound) {
+	switch {
+	case errors.Is(err, jetstream.ErrKeyNotFound):
 		s.forget(key)
-		return versioned{}, nil
+	case err != nil:
+		return fmt.Errorf("read: %w", err)
+	default:
+		s.learn(key, versioned{value: entry.Value(), revision: entry.Revision()})
 	}
-	if err != nil {
-		return versioned{}, fmt.Errorf("read: %w", err)
-	}
-	read := versioned{value: entry.Value(), revision: entry.Revision()}
-	s.learn(key, read)
-	return read, nil
+	return nil
 }
 
-func readAs[T any](ctx context.Context, s *Slots, key string) (T, uint64, error) {
-	read, err := s.read(ctx, key)
-	if err != nil {
-		var none T
-		return none, 0, err
+// forget drops a value that was deleted by hand.
+func (s *Slots) forget(key string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	was := s.known[key]
+	s.known[key] = versioned{}
+	if cluster, err := strconv.ParseInt(key, 10, 64); err == nil && was.revision > 0 {
+		s.changes[cluster] += was.revision + 1 // so that the version grows although the revision is 0
+		s.generationOf(cluster).lost()
 	}
-	return decodeKnown[T](read)
+}
+
+// generationOf is the generation of a cluster, for a function that has locked s.mu.
+func (s *Slots) generationOf(cluster int64) *generation {
+	if s.generations[cluster] == nil {
+		s.generations[cluster] = &generation{}
+	}
+	return s.generations[cluster]
 }
 
 // knownAs is the value that is known under a key. Others get the same value: it is never changed in place.
 func knownAs[T any](s *Slots, key string) (T, uint64, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return knownLocked[T](s, key)
+}
+
+// knownLocked is knownAs for a function that has locked s.mu.
+func knownLocked[T any](s *Slots, key string) (T, uint64, error) {
 	v := s.known[key]
 	if value, ok := v.decoded.(T); ok {
 		return value, v.revision, nil
@@ -218,40 +239,23 @@ func knownAs[T any](s *Slots, key string) (T, uint64, error) {
 	return value, revision, err
 }
 
-// learn keeps the later of v and the value that is known.
-func (s *Slots) learn(key string, v versioned) {
+// learn keeps the later of v and the value that is known. It reports whether v is what this agent has written last.
+func (s *Slots) learn(key string, v versioned) (own bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	written := s.writing[key]
+	own = written.decoded != nil && bytes.Equal(v.value, written.value)
 	if v.revision <= s.known[key].revision {
-		return
+		return own
 	}
-	if own := s.writing[key]; v.decoded == nil && own.decoded != nil && bytes.Equal(v.value, own.value) {
-		v.decoded = own.decoded
+	if v.decoded == nil && own {
+		v.decoded = written.decoded
 	}
-	had := len(s.known[key].value) > 0
+	if cluster, err := strconv.ParseInt(key, 10, 64); err == nil && len(v.value) == 0 && len(s.known[key].value) > 0 {
+		s.generationOf(cluster).lost()
+	}
 	s.known[key] = v
-	s.changed(key, had && len(v.value) == 0)
-}
-
-// forget takes in that there is no value under a key any more.
-func (s *Slots) forget(key string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	had := len(s.known[key].value) > 0
-	s.known[key] = versioned{}
-	s.changed(key, had)
-}
-
-// changed counts a change of the record of a cluster. The caller holds the lock of s.
-func (s *Slots) changed(key string, lost bool) {
-	cluster, err := strconv.ParseInt(key, 10, 64)
-	if err != nil {
-		return // the record of all clusters
-	}
-	s.versions[cluster]++
-	if lost {
-		s.lost(cluster)
-	}
+	return own
 }
 
 // decodeKnown reads a value; the zero value where there is none.

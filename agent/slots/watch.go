@@ -10,8 +10,11 @@ package slots
 import (
 	"context"
 	"fmt"
+	"math"
 	"strconv"
+	"strings"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
 
@@ -23,6 +26,7 @@ import (
 // the queue came free. It calls ready once it knows every record that is there. Frees by this agent's own events are
 // told by Saw.
 func (s *Slots) Watch(ctx context.Context, ready func(), changed func(cluster int64)) error {
+	group, ctx := errgroup.WithContext(ctx)
 	// Events from here on are announced; earlier ones are read from the journal by the first decision that needs them.
 	follow, err := s.followEvents(ctx, changed)
 	if err != nil {
@@ -31,7 +35,6 @@ func (s *Slots) Watch(ctx context.Context, ready func(), changed func(cluster in
 		}
 		return err
 	}
-	var group errgroup.Group
 	group.Go(follow)
 	group.Go(func() error { return s.watchRecords(ctx, ready, changed) })
 	return group.Wait()
@@ -58,10 +61,8 @@ func (s *Slots) followEvents(ctx context.Context, changed func(cluster int64)) (
 		return nil, fmt.Errorf("watch events in stream %s: %w", events.OperationStream, err)
 	}
 	consuming, err := consumer.Consume(func(msg jetstream.Msg) {
-		meta, errMeta := msg.Metadata()
-		id, cluster, err := events.EventOperation(msg.Subject())
-		if errMeta == nil && err == nil && s.heard(cluster, id, meta.Sequence.Stream) {
-			changed(cluster)
+		if a, err := announcementOf(msg); err == nil && s.heard(a) {
+			changed(a.cluster)
 		}
 	}, jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
 		s.log.Debug("watch of events", "error", err) // the consumer recovers by itself
@@ -77,14 +78,33 @@ func (s *Slots) followEvents(ctx context.Context, changed func(cluster int64)) (
 	}, nil
 }
 
+// announcementOf reads an event without its body.
+func announcementOf(msg jetstream.Msg) (announcement, error) {
+	meta, err := msg.Metadata()
+	if err != nil {
+		return announcement{}, err
+	}
+	id, cluster, err := events.EventOperation(msg.Subject())
+	if err != nil {
+		return announcement{}, err
+	}
+	_, n, _ := strings.Cut(msg.Headers().Get(nats.MsgIdHdr), ".") // the event's number is at least its step
+	steps, err := strconv.Atoi(n)
+	if err != nil {
+		steps = math.MaxInt
+	}
+	holder := guard.Holder{State: events.EventToken(msg.Subject()), Steps: steps}
+	return announcement{cluster: cluster, id: id, holder: holder, sequence: meta.Sequence.Stream}, nil
+}
+
 func (s *Slots) watchRecords(ctx context.Context, ready func(), changed func(cluster int64)) error {
-	shown := map[int64]int{} // slots and tickets in the record that the watch showed last
+	before := map[int64]int{} // slots and tickets in the record that the watch showed last
 	return watch(ctx, s.bucket, ">", ready, func(entry jetstream.KeyValueEntry) {
 		v := versioned{value: entry.Value(), revision: entry.Revision()}
 		if entry.Operation() != jetstream.KeyValuePut {
 			v.value = nil // deleted by hand
 		}
-		s.learn(entry.Key(), v)
+		own := s.learn(entry.Key(), v)
 		cluster, err := strconv.ParseInt(entry.Key(), 10, 64)
 		if err != nil {
 			return
@@ -94,11 +114,14 @@ func (s *Slots) watchRecords(ctx context.Context, ready func(), changed func(clu
 		if err != nil {
 			s.log.Error("the record of a cluster cannot be understood: nothing is done in it", "bucket", events.ClusterBucket, "cluster", cluster, "error", err)
 		}
+		s.prune(cluster, record)
+		// A record of this agent frees a place only where it leaves something out. In another agent's record the holders of
+		// slots may be over already: the decisions that follow read their events.
 		taken := len(record.Active) + len(record.Queue)
-		if err != nil || taken < shown[cluster] {
+		if err != nil || !own || taken < before[cluster] {
 			changed(cluster)
 		}
-		shown[cluster] = taken
+		before[cluster] = taken
 	})
 }
 
