@@ -67,13 +67,7 @@ func (c *counted) stopEach(clusters int) {
 // awaitCount waits until as many lists or full looks were made.
 func awaitCount(t *testing.T, n *atomic.Int64, want int64) {
 	t.Helper()
-	deadline := time.Now().Add(testPatience)
-	for n.Load() < want {
-		if time.Now().After(deadline) {
-			t.Fatalf("%d looks, want %d", n.Load(), want)
-		}
-		time.Sleep(time.Millisecond) // OCP tells nobody
-	}
+	eventually(t, fmt.Sprint(want, " looks"), func() bool { return n.Load() >= want })
 }
 
 func TestWhileNothingMovesOneListServesAllTasks(t *testing.T) {

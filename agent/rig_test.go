@@ -255,22 +255,16 @@ func (r *rig) awaitNoOpenRequests() {
 	r.awaitOpenRequests(0)
 }
 
+// awaitOpenRequests waits until so many requests are open: the server tells nobody of an acknowledgement.
 func (r *rig) awaitOpenRequests(n uint64) {
 	r.t.Helper()
-	deadline := time.Now().Add(testPatience)
-	for {
+	eventually(r.t, fmt.Sprint(n, " requests are open"), func() bool {
 		stream, err := r.js.Stream(r.t.Context(), events.RequestStream)
 		if err != nil {
 			r.t.Fatal(err)
 		}
-		if stream.CachedInfo().State.Msgs == n {
-			return
-		}
-		if time.Now().After(deadline) {
-			r.t.Fatalf("%d requests are open, want %d", stream.CachedInfo().State.Msgs, n)
-		}
-		time.Sleep(5 * time.Millisecond) // the server tells nobody of an acknowledgement
-	}
+		return stream.CachedInfo().State.Msgs == n
+	})
 }
 
 // nextEvent moves an operation on, as another agent would.
