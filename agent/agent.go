@@ -133,7 +133,7 @@ func (a *Agent) Run(ctx context.Context) error {
 func (a *Agent) shutdown(stop context.CancelFunc) {
 	time.AfterFunc(shutdownGrace, stop)
 	a.queue.close()
-	for id, acks := range a.roster.acks() {
+	for id, acks := range a.roster.close() {
 		for _, r := range acks {
 			a.handBack(id, r)
 		}

@@ -146,5 +146,10 @@ func (a *Agent) deliver(id string, d delivery) {
 		a.handBack(id, d.ack)
 		return
 	}
-	a.queue.addAt(id, a.roster.deliver(id, d, time.Now()))
+	at, ok := a.roster.deliver(id, d, time.Now())
+	if !ok { // closed since
+		a.handBack(id, d.ack)
+		return
+	}
+	a.queue.addAt(id, at)
 }

@@ -119,6 +119,9 @@ func (q *queue) put(id string, at time.Time, woken bool) {
 		it.dirty = true
 	case it.state == resting && at.Before(it.due):
 		heap.Remove(&q.resting, it.index)
+		if !woken { // there is mail for it, which must not wait for a slow kind of work
+			it.lane = acting
+		}
 		q.rest(it, at)
 	}
 }
@@ -198,8 +201,8 @@ func (q *queue) process(it *item, l lane) *item {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	switch {
-	case it.dirty && (t.over || it.again.Before(t.at)):
-		t.at = it.again
+	case it.dirty && (t.over || !t.at.Before(it.again)):
+		t.at, t.lane = it.again, acting // as in put
 	case t.over:
 		delete(q.items, it.id)
 	}

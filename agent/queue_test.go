@@ -47,6 +47,9 @@ func (m *queueModel) put(id string, at time.Time, woken bool) {
 		x.dirty = true
 	case at.Before(x.due):
 		x.due, x.from = at, time.Now()
+		if !woken {
+			x.lane = acting
+		}
 	}
 	x.woken = x.woken || woken
 }
@@ -103,15 +106,15 @@ func (m *queueModel) end(id string) (t turn) {
 	default:
 		t.at = now.Add(time.Duration(m.random.IntN(20)-2) * time.Millisecond)
 	}
-	due := t.at
+	due, next := t.at, t.lane
 	switch {
-	case x.dirty && (t.over || x.again.Before(due)):
-		due = x.again
+	case x.dirty && (t.over || !due.Before(x.again)):
+		due, next = x.again, acting
 	case t.over:
 		delete(m.ids, id)
 		return t
 	}
-	x.processing, x.due, x.from, x.lane = false, due, now, t.lane
+	x.processing, x.due, x.from, x.lane = false, due, now, next
 	return t
 }
 

@@ -21,6 +21,7 @@ type roster struct {
 	byProgress summaries                  // operations under way, by when they last progressed
 	byArrival  summaries                  // operations that wait, by when their request came
 	counts     map[metrics.Group]int
+	closed     bool // no message is taken any more
 }
 
 func newRoster() *roster {
@@ -31,10 +32,14 @@ func newRoster() *roster {
 	}
 }
 
-// deliver puts a message into the inbox of its operation, and returns when it is to be looked at; zero: now.
-func (r *roster) deliver(id string, d delivery, now time.Time) (at time.Time) {
+// deliver puts a message into the inbox of its operation, and returns when it is to be looked at; zero: now. It returns
+// false where the roster is closed.
+func (r *roster) deliver(id string, d delivery, now time.Time) (at time.Time, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.closed {
+		return time.Time{}, false
+	}
 	h := r.all[id]
 	if h == nil {
 		h = &held{id: id}
@@ -46,9 +51,17 @@ func (r *roster) deliver(id string, d delivery, now time.Time) (at time.Time) {
 		h.collecting = time.Time{}
 	}
 	if now.Before(h.collecting) {
-		return h.collecting
+		return h.collecting, true
 	}
-	return time.Time{}
+	return time.Time{}, true
+}
+
+// close takes no message any more, and returns the acks of all that it has.
+func (r *roster) close() map[string][]ack {
+	r.mu.Lock()
+	r.closed = true
+	r.mu.Unlock()
+	return r.acks()
 }
 
 // get returns an operation; nil where this agent has not heard of it.

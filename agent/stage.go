@@ -104,10 +104,16 @@ func (a *Agent) act(ctx context.Context, h *held) error {
 		return err
 	}
 	h.hand.unmoved = do == operation.Look && h.hand.failures == 0 && h.hand.entry.Sequence == before
-	if do == operation.Decide && h.hand.plan.do == operation.Decide && a.slots.Version(h.summary.cluster) != h.hand.version {
-		h.hand.plan.at = time.Time{} // a slot came free meanwhile: decide again
+	if do == operation.Decide && h.hand.plan.do == operation.Decide && a.decidedOnOld(h) {
+		h.hand.plan.at = time.Time{} // decide again
 	}
 	return nil
+}
+
+// decidedOnOld reports whether a slot came free, or people changed something, while an operation was decided on: nobody
+// wakes an operation for that before it says that it waits.
+func (a *Agent) decidedOnOld(h *held) bool {
+	return a.slots.Version(h.summary.cluster) != h.hand.version || a.generation.Load() != h.hand.generation
 }
 
 // step feeds the machine and appends the events that follow. Where others recorded no more than duplicates meanwhile, it

@@ -144,7 +144,7 @@ func cloudEventHeader(o Operation, token State) nats.Header {
 		"ce-specversion": {"1.0"},
 		"ce-id":          {o.EventID()},
 		"ce-type":        {fmt.Sprintf("obwarden.server.%s.%s", o.Kind, token)},
-		"ce-source":      {"github.com/obwarden/obwarden/" + url.PathEscape(o.Agent)},
+		"ce-source":      {"obwarden/" + url.PathEscape(o.Agent)},
 		"ce-subject":     {fmt.Sprintf("cluster/%d/server/%d", o.ClusterID, o.ServerID)},
 		"ce-time":        {o.UpdatedAt.UTC().Format(time.RFC3339Nano)},
 	}

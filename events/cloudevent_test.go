@@ -185,6 +185,7 @@ func TestOurEventsAreCloudEvents(t *testing.T) {
 				"ce-id":        tt.event.EventID(),
 				"ce-type":      fmt.Sprintf("obwarden.server.stop.%s", tt.event.Token),
 				"ce-time":      tt.event.UpdatedAt.UTC().Format(time.RFC3339Nano),
+				"ce-source":    "obwarden/" + url.PathEscape(tt.event.Agent),
 				"ce-subject":   fmt.Sprintf("cluster/%d/server/%d", tt.event.ClusterID, tt.event.ServerID),
 				"Nats-Msg-Id":  tt.event.EventID(),
 				"Content-Type": "application/json",

@@ -32,7 +32,7 @@ func TestOperateSendsTheParametersOfItsVersionAndStyle(t *testing.T) {
 			t.Run(tt.name+", "+string(style), func(t *testing.T) {
 				t.Parallel()
 				rec := serve(t, always(http.StatusOK, string(sample(t, "servers-stop"))))
-				client := newClient(t, rec.URL+"/ocp", func(c *Config) { c.API, c.Params, c.UserAgent = tt.api, style, "github.com/obwarden/obwarden/1" })
+				client := newClient(t, rec.URL+"/ocp", func(c *Config) { c.API, c.Params, c.UserAgent = tt.api, style, "obwarden/1" })
 				task, err := client.Operate(t.Context(), tt.action, 1, 2, tt.params, RequestID{"op-1", "op-1.1"})
 				if err != nil || task.ID != 111102 {
 					t.Fatalf("got task %d, %v", task.ID, err)
@@ -49,7 +49,7 @@ func TestOperateSendsTheParametersOfItsVersionAndStyle(t *testing.T) {
 					t.Errorf("got query %q and body %q, want %q and %q", got.URL.RawQuery, got.body, query, body)
 				}
 				for name, want := range map[string]string{
-					"Idempotency-Key": "op-1", "X-Request-Id": "op-1.1", "User-Agent": "github.com/obwarden/obwarden/1",
+					"Idempotency-Key": "op-1", "X-Request-Id": "op-1.1", "User-Agent": "obwarden/1",
 					"Content-Type": "application/json", "Expect": "",
 				} {
 					if value := got.Header.Get(name); value != want {

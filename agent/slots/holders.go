@@ -15,7 +15,8 @@ const (
 	// verifyEvery is how long an operation counts as the holder of its slot before a decision asks the journal again.
 	// Events that free a slot are watched: this is for a message that the watch missed.
 	verifyEvery = 5 * time.Second
-	// verifyTickets is how many tickets at the head of the queue a decision asks the journal for.
+	// verifyTickets is how many tickets at the head of the queue, as far as their operations may wait, a decision asks the
+	// journal for.
 	verifyTickets = 4
 )
 
@@ -48,7 +49,9 @@ func (s *Slots) view(cluster int64) (view, error) {
 	}
 	holders := s.holders[cluster]
 	folded := record.Fold(func(id string) (guard.Holder, bool) { return holders[id].last() }, control)
-	folded.Generation = s.generationOf(cluster).count(folded.Generation)
+	if revision > 0 || s.generations[cluster] != nil { // a request may name any cluster, also one that does not exist
+		folded.Generation = s.generationOf(cluster).count(folded.Generation)
+	}
 	return view{record: folded, revision: revision, changes: s.changes[cluster]}, nil
 }
 
@@ -80,18 +83,27 @@ func (s *Slots) verified(ctx context.Context, op events.Operation) (view, error)
 }
 
 // verify reads those last events from the journal that op's decision rests on and that are not known, or are known for
-// too long. An event that cannot be read leaves its slot held: that can only make op wait.
+// too long. An event that cannot be read leaves its slot held: that can only make op wait. Where operations at the head of
+// the queue turn out to be over, the next ones are at its head: nobody may write the record for long.
 func (s *Slots) verify(ctx context.Context, op events.Operation, record guard.Record) {
-	for _, id := range s.unverified(op, record) {
-		entry, err := journal.Last(ctx, s.events, id)
-		if ctx.Err() != nil {
+	asked := map[string]bool{}
+	for {
+		ids := slices.DeleteFunc(s.unverified(op, record), func(id string) bool { return asked[id] })
+		if len(ids) == 0 {
 			return
 		}
-		if err != nil {
-			s.log.Warn("the last event of an operation cannot be read; its slot counts as held", "operation_id", id, "cluster", op.ClusterID, "error", err)
-			continue
+		for _, id := range ids {
+			asked[id] = true
+			entry, err := journal.Last(ctx, s.events, id)
+			if ctx.Err() != nil {
+				return
+			}
+			if err != nil {
+				s.log.Warn("the last event of an operation cannot be read; its slot counts as held", "operation_id", id, "cluster", op.ClusterID, "error", err)
+				continue
+			}
+			s.store(op.ClusterID, id, entry)
 		}
-		s.store(op.ClusterID, id, entry)
 	}
 }
 
@@ -111,8 +123,12 @@ func (s *Slots) unverified(op events.Operation, record guard.Record) []string {
 	for _, slot := range record.Active {
 		add(slot.OperationID, func(h guard.Holder) bool { return !slot.HeldBy(h) })
 	}
-	for _, t := range record.Queue[:min(len(record.Queue), verifyTickets)] {
-		add(t.OperationID, func(h guard.Holder) bool { return h.State.Final() })
+	for i, waiting := 0, 0; i < len(record.Queue) && waiting < verifyTickets; i++ {
+		id := record.Queue[i].OperationID
+		add(id, func(h guard.Holder) bool { return h.State.Final() })
+		if last, known := holders[id].last(); !known || !record.Frees(id, last) {
+			waiting++
+		}
 	}
 	add(record.Newest[op.ServerID].OperationID, func(h guard.Holder) bool { return h.State.Final() })
 	return ids

@@ -357,3 +357,19 @@ func TestASlotWhoseHolderCannotBeReadIsHeld(t *testing.T) {
 		t.Error("the slot of an operation that cannot be read was taken")
 	}
 }
+
+// A request may name any cluster, and each is looked up before it turns out not to exist.
+func TestAClusterWithoutARecordLeavesNothing(t *testing.T) {
+	t.Parallel()
+	a := newAgents(t, 1)[0]
+	for cluster := range int64(100) {
+		if record := a.Record(1000 + cluster); record.Generation != 0 {
+			t.Errorf("got %+v, want nothing", record)
+		}
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if n := len(a.generations) + len(a.holders) + len(a.changes) + len(a.known); n > 0 {
+		t.Errorf("%d entries are kept of clusters that have no record", n)
+	}
+}

@@ -13,6 +13,7 @@ import (
 	"math"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -21,6 +22,9 @@ import (
 	"github.com/obwarden/obwarden/agent/guard"
 	"github.com/obwarden/obwarden/events"
 )
+
+// stopTimeout is how long the watch of events may take to end. An agent that is told to end must not wait for it.
+const stopTimeout = time.Second
 
 // Watch learns what other agents write until ctx ends, and calls changed for each cluster in which a slot or a place in
 // the queue came free. It calls ready once it knows every record that is there. Frees by this agent's own events are
@@ -72,8 +76,16 @@ func (s *Slots) followEvents(ctx context.Context, changed func(cluster int64)) (
 	}
 	return func() error {
 		<-ctx.Done()
-		consuming.Stop()
-		<-consuming.Closed()
+		ended := make(chan struct{})
+		go func() {
+			consuming.Stop() // waits for NATS, for up to 10 s, where the consumer is just being made anew
+			<-consuming.Closed()
+			close(ended)
+		}()
+		select {
+		case <-ended:
+		case <-time.After(stopTimeout):
+		}
 		return nil
 	}, nil
 }

@@ -96,7 +96,7 @@ func newOCPClient(c Config, m *metrics.Metrics, health *ocpHealth, log *slog.Log
 	return ocp.New(ocp.Config{
 		URL: c.OCPURL, Username: c.OCPUsername, Password: c.OCPPassword, AccessKey: c.OCPAccessKey, SecretKey: c.OCPSecretKey,
 		API: ocp.API(c.OCPAPI), Params: ocp.ParamStyle(c.OCPParams), CAFile: c.OCPCAFile,
-		Timeout: c.OCPTimeout, MaxRPS: c.OCPMaxRPS, UserAgent: "github.com/obwarden/obwarden/" + version(),
+		Timeout: c.OCPTimeout, MaxRPS: c.OCPMaxRPS, UserAgent: "obwarden/" + version(),
 		Observe: func(endpoint, code string, took time.Duration) {
 			m.OCPRequestDuration.WithLabelValues(endpoint, code).Observe(took.Seconds())
 			health.saw(endpoint, code)
