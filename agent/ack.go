@@ -9,8 +9,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// ack acknowledges a request to JetStream: the only part of its message that is kept once it is decoded, often for days.
-// Its methods are those of a jetstream.Msg; JetStream ignores acknowledgements of a request that is settled.
+// ack acknowledges a request to JetStream. The agent keeps nothing else of a message that is decoded, often for days.
+// Its methods are those of jetstream.Msg. JetStream ignores acknowledgements of a request that is settled.
 type ack struct {
 	conn  *nats.Conn
 	reply string // subject

@@ -12,25 +12,25 @@ import (
 )
 
 const (
-	// duplicatesEvery is how often one agent tells the journal of duplicates of an operation: in a storm of them there must
-	// be room in it for the events of others.
+	// duplicatesEvery is how often one agent records duplicates of an operation, so that a storm of duplicates leaves
+	// room in the journal for other events.
 	duplicatesEvery = time.Second
-	// duplicatesKept is how many are kept until then; with more the journal is told at once.
+	// duplicatesKept is how many duplicates the inbox keeps until then. With one more they are recorded at once.
 	duplicatesKept = 256
 )
 
-// relation is what a request is to the operation of its key.
+// relation says how a request relates to the operation that has its key.
 type relation int
 
 const (
 	first     relation = iota // there is no operation yet
 	owner                     // the request of the operation itself, delivered again
-	duplicate                 // the same again
-	stranger                  // the key belongs to another request
+	duplicate                 // the same request in another message
+	keyReused                 // the key belongs to another request
 )
 
-// relate is pure. A request is an operation's own if it is the same message, not only the same words: sequence and time of
-// arrival together.
+// relate returns the relation of r to op. The request owns the operation if it is the same message, not only the same
+// content: both its sequence and its time of arrival match.
 func relate(op events.Operation, r operation.Received) relation {
 	switch {
 	case op.N == 0:
@@ -40,18 +40,18 @@ func relate(op events.Operation, r operation.Received) relation {
 	case r.Refusal == nil && op.Kind == r.Kind && op.Request.Same(r.Request):
 		return duplicate
 	}
-	return stranger
+	return keyReused
 }
 
-// admit takes the messages that came for an operation, and returns those that an error kept it from.
+// admit admits the messages in the inbox of an operation. After an error it returns the messages that are not admitted.
 func (a *Agent) admit(ctx context.Context, h *held, inbox []delivery) ([]delivery, error) {
 	for {
 		err := a.admitOnce(ctx, h, &inbox)
 		if !errors.Is(err, journal.ErrConflict) {
 			return inbox, err
 		}
-		// Another agent wrote the operation: if this agent held it, it does not any more. The messages are looked at again
-		// in the light of what is there now.
+		// Another agent has written the operation, so this agent does not hold it any more. Release it, and relate the
+		// messages to what the journal has now.
 		if h.owned() {
 			a.logOf(h).Warn("another agent holds the operation; letting it go", "error", err)
 		}
@@ -59,7 +59,7 @@ func (a *Agent) admit(ctx context.Context, h *held, inbox []delivery) ([]deliver
 	}
 }
 
-// admitOnce takes the messages that it has dealt with out of the inbox.
+// admitOnce removes each message that it has admitted from the inbox.
 func (a *Agent) admitOnce(ctx context.Context, h *held, inbox *[]delivery) error {
 	if err := a.reload(ctx, h); err != nil {
 		return err
@@ -93,7 +93,7 @@ func (a *Agent) admitOnce(ctx context.Context, h *held, inbox *[]delivery) error
 			}
 		case duplicate:
 			duplicates = append(duplicates, d)
-		case stranger:
+		case keyReused:
 			a.refuse(h, d)
 		}
 	}
@@ -108,7 +108,7 @@ func (a *Agent) admitOnce(ctx context.Context, h *held, inbox *[]delivery) error
 	return nil
 }
 
-// recordDuplicates tells the journal of duplicates and acknowledges them.
+// recordDuplicates appends one event for all these duplicates and acknowledges them.
 func (a *Agent) recordDuplicates(ctx context.Context, h *held, duplicates []delivery) error {
 	if err := a.step(ctx, h, operation.Duplicated{Count: len(duplicates)}); err != nil {
 		return err
@@ -123,13 +123,13 @@ func (a *Agent) recordDuplicates(ctx context.Context, h *held, duplicates []deli
 	return nil
 }
 
-// own makes a message the request that is acknowledged when the operation ends.
+// own makes msg the message that owns the operation: the agent acknowledges it when the operation has ended.
 func (a *Agent) own(h *held, msg ack) {
 	h.hand.ack = msg
 	a.publishEntry(h)
 }
 
-// resume takes an operation up by the message that owns it, unless it is in hand.
+// resume takes up the operation of a message that was delivered again, unless this agent already has it in hand.
 func (a *Agent) resume(ctx context.Context, h *held, msg ack) error {
 	inHand := h.owned()
 	a.own(h, msg)
@@ -145,13 +145,14 @@ func (a *Agent) resume(ctx context.Context, h *held, msg ack) error {
 	return nil
 }
 
-// refuse gives a request whose key belongs to another an operation of its own, in which it is rejected: the events of the
-// other stay as they are.
+// refuse rejects a request whose key belongs to another request. It does so in an operation of its own, so that the
+// events of the other operation stay as they are.
 func (a *Agent) refuse(h *held, d delivery) {
 	if d.received.Refusal == nil {
 		op := h.hand.entry.Operation
 		d.received.Refusal = &events.Reason{Code: events.CodeKeyReused, Message: fmt.Sprintf(
-			"idempotency key %q was used for another request, operation %s: %s of server %d of cluster %d; a new request needs a new key",
+			"idempotency key %q was used for another request, operation %s: %s of server %d of cluster %d; "+
+				"a new request needs a new key",
 			d.received.Request.IdempotencyKey, h.id, op.Kind, op.ServerID, op.ClusterID)}
 	}
 	d.received.OperationKey = d.fallback

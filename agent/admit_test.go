@@ -94,7 +94,7 @@ func TestDuplicatesAreRecordedAndCallNothing(t *testing.T) {
 }
 
 // The journal has room for others in a storm of duplicates, each of which counts.
-func TestAStormOfDuplicatesIsToldOnceASecond(t *testing.T) {
+func TestAStormOfDuplicatesIsRecordedOnceASecond(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, ocpsim.Config{Speed: 100})
 	r.agent()
@@ -106,14 +106,14 @@ func TestAStormOfDuplicatesIsToldOnceASecond(t *testing.T) {
 		r.stop("k", 1, 2)
 	}
 	all := r.await("all duplicates", func(e events.Event) bool { return e.Duplicates == storm })
-	told := 0
+	recorded := 0
 	for _, e := range all {
 		if e.Token == events.Duplicate {
-			told++
+			recorded++
 		}
 	}
-	if most := 2 + int(time.Since(began)/duplicatesEvery); told > most {
-		t.Errorf("%d duplicates were told of %d times, want %d at most", storm, told, most)
+	if most := 2 + int(time.Since(began)/duplicatesEvery); recorded > most {
+		t.Errorf("%d duplicates were recorded in %d events, want %d at most", storm, recorded, most)
 	}
 	r.awaitNoOpenRequests()
 }

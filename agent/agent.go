@@ -1,10 +1,11 @@
-// Package agent operates OceanBase servers: it takes requests from NATS, decides on them, calls OCP once for each, follows
-// the task and writes every step to the journal.
+// Package agent operates OceanBase servers: it takes requests from NATS, decides on them, calls OCP once for each,
+// follows the task and writes every step to the journal.
 //
-// A message becomes a delivery (intake.go) and waits in the inbox of its operation (roster.go). The queue (queue.go) gives
-// the operation to a worker, which has it in hand (held.go), admits the message (admit.go, orders.go) and carries out what
-// the step function says (stage.go): decide.go, submit.go, follow.go, finish.go. observe.go tells metrics and the log.
-// The life of an operation as a pure function is package operation. README.md is the walk of a request through all this.
+// A message becomes a delivery (intake.go) and waits in the inbox of its operation (roster.go). The queue (queue.go)
+// gives the operation to a worker, which has it in hand (held.go), admits the message (admit.go, orders.go) and carries
+// out what the step function says (stage.go): decide.go, submit.go, follow.go, finish.go. observe.go writes metrics and
+// log lines. Package operation is the life of an operation as a pure function. README.md describes the walk of a
+// request through these files.
 //
 // Only cmd imports the package.
 package agent
@@ -34,13 +35,13 @@ import (
 )
 
 const (
-	// wakeAtOnce is how many of the operations that wait for a slot look when one is free: the first may wait for something
-	// else by then.
+	// wakeAtOnce is how many operations that wait for a slot are woken when one becomes free. More than one, because
+	// the first may wait for something else by then.
 	wakeAtOnce = 4
-	// probeEvery is how often an OCP whose breaker is open is tried, if it may be.
+	// probeEvery is how often the agent tries OCP while the breaker is open.
 	probeEvery = time.Second
-	// shutdownGrace is how long the workers may take to end by themselves when the agent shuts down. A call to OCP that is
-	// cut off then is reconciled by the next agent.
+	// shutdownGrace is how long the workers may take to end by themselves when the agent shuts down. If a call to OCP
+	// is cut off then, the next agent reconciles it.
 	shutdownGrace = 1500 * time.Millisecond
 )
 
@@ -59,8 +60,8 @@ type Config struct {
 	Timeout   time.Duration    // from the intent to the end of the call to OCP; less than Machine.Settle
 }
 
-// Agent holds operations from their request to their end. Run may be called once. Its parts have locks of their own; the
-// agent has none.
+// Agent holds operations from their request to their end. Run may be called once. Its parts have locks of their own;
+// the agent has none.
 type Agent struct {
 	Config
 	journal  *journal.Journal
@@ -72,8 +73,8 @@ type Agent struct {
 	queue    *queue
 
 	stages     map[operation.Action]stage
-	orders     map[events.Verb]orderly
-	generation atomic.Uint64   // grows with each change that people make: of the policy, of pauses
+	orders     map[events.Verb]prepareOrder
+	generation atomic.Uint64   // grows whenever somebody changes the policy, pauses or resumes
 	workCtx    context.Context // of every worker; set by Run before anything is queued
 }
 
@@ -99,14 +100,14 @@ func New(c Config) *Agent {
 	return a
 }
 
-// Run takes and carries out requests until ctx ends. Then it lets the workers come to a good point, hands every open
-// request back at once and returns nil. An error says that the agent cannot go on, and why.
+// Run carries out requests until ctx ends. Then it lets the workers end the actions under way, hands every open request
+// back and returns nil. An error says why the agent cannot go on.
 func (a *Agent) Run(ctx context.Context) error {
 	work, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	group, ctx := errgroup.WithContext(ctx)
 	a.workCtx = work
-	// Nothing is decided before the agent knows which slots are taken and what people have paused.
+	// The agent decides nothing before it knows which slots are taken and which clusters are paused.
 	slotsKnown, pausesKnown := make(chan struct{}), make(chan struct{})
 	group.Go(func() error { return a.slots.Watch(ctx, sync.OnceFunc(func() { close(slotsKnown) }), a.wakeQueued) })
 	group.Go(func() error { return a.pauses.Watch(ctx, sync.OnceFunc(func() { close(pausesKnown) }), a.pauseChanged) })
@@ -129,7 +130,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	return group.Wait()
 }
 
-// shutdown ends the work and hands every request back.
+// shutdown ends the work and hands every open request back.
 func (a *Agent) shutdown(stop context.CancelFunc) {
 	time.AfterFunc(shutdownGrace, stop)
 	a.queue.close()
@@ -142,11 +143,12 @@ func (a *Agent) shutdown(stop context.CancelFunc) {
 
 func (a *Agent) handBack(id string, r ack) {
 	if err := r.Nak(); err != nil {
-		a.Log.Warn("request not handed back; it goes to another agent after the ack wait", "operation_id", id, "error", err)
+		a.Log.Warn("request not handed back; it goes to another agent after the ack wait",
+			"operation_id", id, "error", err)
 	}
 }
 
-// keepAlive tells JetStream that the requests are in good hands, three times within the ack wait.
+// keepAlive tells JetStream, three times within the ack wait, that this agent still works on its requests.
 func (a *Agent) keepAlive(ctx context.Context) {
 	tick := time.NewTicker(a.AckWait / 3)
 	defer tick.Stop()
@@ -165,25 +167,28 @@ func (a *Agent) keepAlive(ctx context.Context) {
 	}
 }
 
-// The operations that wait are woken by what they wait for: a slot, people, OCP. Timers are there for everything that
-// nobody announces.
+// An operation that waits is woken as soon as a slot becomes free, a person changes a pause or the policy, or OCP
+// answers again. For all other changes it has a timer, so that a lost wake-up only makes it late.
 
-// wakeQueued wakes the operations of a cluster that have waited for a slot for longest.
+// wakeQueued wakes the first operations in the queue of a cluster, because a slot or a place in the queue became free.
+// Slots.Watch calls it after events of other agents, and step after the events of this one.
 func (a *Agent) wakeQueued(cluster int64) {
 	a.queue.requeue(a.roster.queued(cluster, wakeAtOnce)...)
 }
 
-// requeueWaiting has the waiting operations that match decided on anew.
+// requeueWaiting asks the guard again about the waiting operations that match.
 func (a *Agent) requeueWaiting(match func(summary) bool) {
 	a.generation.Add(1)
 	a.queue.requeue(a.roster.waiting(match)...)
 }
 
 func (a *Agent) pauseChanged(cluster int64) {
-	a.requeueWaiting(func(s summary) bool { return s.heldBack() && (cluster == events.AllClusters || s.cluster == cluster) })
+	a.requeueWaiting(func(s summary) bool {
+		return s.waitsForResume() && (cluster == events.AllClusters || s.cluster == cluster)
+	})
 }
 
-// followPolicy has every waiting operation decided on anew whenever another policy is in force.
+// followPolicy asks the guard again about every waiting operation whenever another policy is in force.
 func (a *Agent) followPolicy(ctx context.Context) {
 	for {
 		select {
@@ -195,9 +200,8 @@ func (a *Agent) followPolicy(ctx context.Context) {
 	}
 }
 
-// probeOCP has one of the operations that wait for OCP try it now and then while the breaker is open, and all go on at
-// once when OCP answers. The client, which lets one request through after each pause, and the request budget keep that
-// within bounds.
+// probeOCP wakes one of the operations that wait for OCP every probeEvery while the breaker is open, and all of them
+// once OCP answers. The client lets one request through after each pause, and its request budget limits the rest.
 func (a *Agent) probeOCP(ctx context.Context) {
 	for {
 		var try <-chan time.Time
@@ -210,7 +214,7 @@ func (a *Agent) probeOCP(ctx context.Context) {
 		case <-a.OCP.BreakerChanged():
 			if !a.OCP.BreakerOpen() {
 				a.requeueBlockedOnOCP(math.MaxInt)
-				a.queue.requeueProcessing() // they may hear at this moment that OCP does not answer
+				a.queue.requeueProcessing() // one of these may learn at this moment that OCP does not answer
 			}
 		case <-try:
 			a.requeueBlockedOnOCP(1)
@@ -220,11 +224,11 @@ func (a *Agent) probeOCP(ctx context.Context) {
 
 func (a *Agent) requeueBlockedOnOCP(most int) { a.queue.requeue(a.roster.needOCP(most)...) }
 
-// JournalError is why the latest append to the journal failed, while they do.
+// JournalError returns why the latest append to the journal failed; nil if it did not.
 func (a *Agent) JournalError() error { return a.journal.Err() }
 
-// handleError deals with an error of the agent's surroundings: an operation's own errors are steps. mail has come and was
-// not dealt with.
+// handleError handles an error that is no input of the step function, such as a failed append. mail is the messages
+// that were not admitted.
 func (a *Agent) handleError(ctx context.Context, h *held, mail []delivery, err error) {
 	log := a.logOf(h)
 	switch {
@@ -244,13 +248,13 @@ func (a *Agent) handleError(ctx context.Context, h *held, mail []delivery, err e
 	}
 }
 
-// release drops what is in hand of an operation without touching its request: another agent has it, or it is settled.
+// release drops the hand without touching the request: another agent holds the operation, or its request is settled.
 func (a *Agent) release(h *held) {
 	h.hand = hand{}
 	a.publish(h, summary{})
 }
 
-// jitter spreads tries of many operations that failed at the same moment.
+// jitter spreads the next tries of operations that failed at the same moment.
 func jitter(d time.Duration) time.Duration {
 	return d + time.Duration(rand.Int64N(int64(d)/4+1))
 }

@@ -78,8 +78,8 @@ func TestAgentsShareTheWork(t *testing.T) {
 	}
 }
 
-// TestOperationsGoOnAsSoonAsOCPAnswers has OCP answer nothing for so many requests that
-// it is left alone, then everything: nobody waits out the time that was set.
+// OCP leaves so many requests unanswered that the breaker opens, and then answers again:
+// the operations go on at once and do not wait for their timers.
 func TestOperationsGoOnAsSoonAsOCPAnswers(t *testing.T) {
 	t.Parallel()
 	clusters, err := ocpsim.Grid(12, 3, 1)
@@ -113,14 +113,14 @@ func TestOperationsGoOnAsSoonAsOCPAnswers(t *testing.T) {
 			}
 		}
 	}
-	// Those that try OCP while it is left alone are few; a busy machine may hold some up.
+	// Only few operations try OCP while the breaker is open; a busy machine may delay some.
 	if waited == 0 || early <= waited/2 {
-		t.Errorf("%d of %d that waited for OCP went on before they would have looked again by themselves", early, waited)
+		t.Errorf("%d of %d operations that waited for OCP went on before their timers ended", early, waited)
 	}
 	r.wantPosts(len(clusters))
 }
 
-func TestNATSAwayStandsStillAndGoesOn(t *testing.T) {
+func TestTheAgentStandsStillWhileNATSIsAwayAndThenGoesOn(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, ocpsim.Config{Speed: 30})
 	r.agent()

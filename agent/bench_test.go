@@ -19,8 +19,8 @@ import (
 
 // BenchmarkRequestToCall is the time from JetStream's acknowledgement of a request to
 // the arrival of the call at OCP, for an idle agent, beside its floor: a bare loop that
-// does no more than what cannot be left out (take the message, append once flushed,
-// post), on the same NATS server in the same run.
+// does only the necessary steps (take the message, append once flushed, post), on the
+// same NATS server in the same run.
 func BenchmarkRequestToCall(b *testing.B) {
 	arrived := make(chan time.Time, 1)
 	r, _ := benchRig(b, ocpsim.Config{}, func(request *http.Request) {

@@ -159,7 +159,7 @@ func TestATaskThatSomebodyElseStartedMakesTheClusterBusy(t *testing.T) {
 	}
 }
 
-func TestWhatIsPausedWaitsUntilSomebodyResumes(t *testing.T) {
+func TestPausedOperationsWaitUntilSomebodyResumes(t *testing.T) {
 	t.Parallel()
 	for name, paused := range map[string]int64{"the cluster": 1, "all clusters": events.AllClusters} {
 		t.Run(name, func(t *testing.T) {
@@ -252,7 +252,7 @@ func TestADryRunSaysWhatEachRuleSays(t *testing.T) {
 	}
 }
 
-func TestAPolicyThatIsLoadedDecidesWhatWaits(t *testing.T) {
+func TestALoadedPolicyDecidesOnWaitingOperations(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, ocpsim.Config{})
 	r.policy = laxPolicy()
@@ -267,7 +267,7 @@ func TestAPolicyThatIsLoadedDecidesWhatWaits(t *testing.T) {
 	r.wantPosts(2)
 }
 
-// An operation that waits holds nobody else up, whatever a record says that was written before it began to wait.
+// An operation that waits does not delay others, even if the record was written before it began to wait.
 func TestAnOperationThatWaitsHoldsNoSlot(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, ocpsim.Config{})
@@ -289,8 +289,8 @@ func TestAnOperationThatWaitsHoldsNoSlot(t *testing.T) {
 	}
 }
 
-// A record names operations that have ended, or that somebody has deleted from the journal: they hold nobody up.
-func TestSlotsAndTicketsOfOperationsThatAreOverHoldNobodyUp(t *testing.T) {
+// A record names operations that have ended, or that somebody has deleted from the journal: they delay no other.
+func TestSlotsAndTicketsOfEndedOperationsDelayNoOther(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, ocpsim.Config{})
 	r.agent()
@@ -310,7 +310,8 @@ func TestSlotsAndTicketsOfOperationsThatAreOverHoldNobodyUp(t *testing.T) {
 	}
 }
 
-// A slot whose holder has written nothing since it took it is held: its request is in the stream, and an agent will go on.
+// A slot whose holder has written nothing since it took it is held: its request is in the stream, and an agent will go
+// on.
 func TestASlotOfAnOperationThatHasNotGoneOnIsHeld(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, ocpsim.Config{})
@@ -351,8 +352,8 @@ func TestTheLossOfARecordLetsNoTwoOperationsRun(t *testing.T) {
 	}
 }
 
-// Two agents, one place in each of many clusters: whoever waits goes in the order in
-// which requests came, whichever agent has them.
+// Two agents, and one slot in each of many clusters: the operations run in the order of
+// their requests, whichever agent has them.
 func TestFirstComeFirstServedAmongAgents(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, ocpsim.Config{Speed: 300})
@@ -434,9 +435,9 @@ func TestANewerRequestSupersedesOneThatWaits(t *testing.T) {
 	r.wantPosts(2)
 }
 
-// A failed task keeps its server busy while OCP shows the server in between, and those
-// that wait are told what to do about it; when that is over they go on.
-func TestAFailedTaskThatLeftItsServerHalfwayIsNamedToWhoWaits(t *testing.T) {
+// A failed task keeps its server busy while OCP shows the server between two statuses. The
+// reason of an operation that waits says what to do; the operation goes on once it is done.
+func TestAWaitingOperationNamesTheFailedTaskThatLeftItsServerHalfway(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, ocpsim.Config{})
 	r.fault("server_stop:fail_subtask,subtask=Stop observer process,server=2")
@@ -454,8 +455,8 @@ func TestAFailedTaskThatLeftItsServerHalfwayIsNamedToWhoWaits(t *testing.T) {
 	r.wantTasks(2)
 }
 
-// Where nobody can tell what others do in a cluster nothing is done there, and whoever
-// waits is told so, and expires on time.
+// If the record of a cluster is damaged, the agent does nothing in the cluster. An operation
+// that waits says so, and expires on time.
 func TestADamagedRecordHoldsItsClusterBackAndSaysSo(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, ocpsim.Config{})
@@ -486,7 +487,7 @@ func TestADamagedRecordHoldsItsClusterBackAndSaysSo(t *testing.T) {
 	r.awaitEnd("k", events.Succeeded)
 }
 
-// Who came first goes first, also where it waits for another zone to become quiet.
+// The first request goes first, even if it waits for another zone to become quiet.
 func TestAStreamOfRequestsForOneZoneDoesNotStarveAnother(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, ocpsim.Config{Speed: 30})
@@ -573,7 +574,7 @@ func TestOCPAwayMakesOperationsWait(t *testing.T) {
 	r.wantPosts(1)
 }
 
-func TestThoseThatWaitForASlotDoNotAskOCP(t *testing.T) {
+func TestOperationsThatWaitForASlotDoNotAskOCP(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, ocpsim.Config{Speed: 100})
 	r.agent()

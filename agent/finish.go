@@ -8,12 +8,12 @@ import (
 	"github.com/obwarden/obwarden/events"
 )
 
-// finishTimeout is how long the acknowledgement of an ended operation may take. Without it the request comes again, finds
-// the end in the journal and is acknowledged then.
+// finishTimeout is how long the acknowledgement of an ended operation may take. If it fails, JetStream delivers the
+// request again, and an agent finds the end in the journal and acknowledges it.
 const finishTimeout = 5 * time.Second
 
-// finish is the stage that acknowledges the request of an ended operation and drops the operation. Its slot is free
-// already: its last event says so.
+// finish is the stage that acknowledges the request of an ended operation and releases the operation. Its slot is free
+// already, because its last event says that it has ended.
 func (a *Agent) finish(ctx context.Context, h *held) (operation.Input, error) {
 	op := h.hand.entry.Operation
 	ctx, cancel := context.WithTimeout(ctx, finishTimeout)

@@ -9,8 +9,8 @@ import (
 	"github.com/obwarden/obwarden/agent/operation"
 )
 
-// look is the stage of one look at the task that an operation follows. Where the task has failed, it brings the end of the
-// log that says why.
+// look is the stage that looks once at the task that an operation follows. If the task has failed, it also reads the
+// log of the subtask that failed.
 func (a *Agent) look(ctx context.Context, h *held) (operation.Input, error) {
 	known := h.hand.entry.Operation.Task
 	task, unmoved, began, err := a.tasks.Look(ctx, known, h.hand.plan.at, h.hand.full)
@@ -42,11 +42,15 @@ func (a *Agent) lookFailed(h *held, began time.Time, err error) operation.Looked
 	} else if h.hand.refusals++; h.hand.refusals == 1 {
 		h.hand.refused = began
 	}
-	a.logOf(h).Warn("look at OCP's task failed", "task", h.hand.entry.Operation.Task.ID, "in_a_row", h.hand.failures, "error", err)
-	return operation.Looked{Err: err, Failures: h.hand.failures, Refusals: h.hand.refusals, Refused: time.Since(h.hand.refused)}
+	a.logOf(h).Warn("look at OCP's task failed",
+		"task", h.hand.entry.Operation.Task.ID, "in_a_row", h.hand.failures, "error", err)
+	return operation.Looked{
+		Err: err, Failures: h.hand.failures, Refusals: h.hand.refusals, Refused: time.Since(h.hand.refused),
+	}
 }
 
-// failureLog is the log of the first failed subtask; empty where OCP does not give it: the failure is news enough without.
+// failureLog returns the log of the first failed subtask. It is empty if OCP does not show it: the operation fails
+// without the log, too.
 func (a *Agent) failureLog(ctx context.Context, h *held, task ocp.Task) string {
 	for _, s := range task.Subtasks {
 		if s.Status != ocp.StatusFailed {

@@ -8,12 +8,13 @@ import (
 	"github.com/obwarden/obwarden/events"
 )
 
-// held is an operation that this agent has heard of. Its worker, of which there is one at a time, owns the hand; all other
-// fields belong to the roster's lock.
+// held is an operation that this agent has heard of. Only its worker touches hand: the queue gives an operation to one
+// worker at a time, so hand needs no lock. The roster's lock guards all other fields; the worker alone changes summary,
+// and so reads it without the lock.
 type held struct {
 	id         string
 	inbox      []delivery
-	collecting time.Time // until then duplicates are only collected
+	collecting time.Time // until then the inbox only collects duplicates
 	summary    summary
 	byProgress int // index in the roster's heaps, from 1; 0: not in it
 	byArrival  int
@@ -21,21 +22,21 @@ type held struct {
 	hand hand
 }
 
-// hand is everything that a worker has of an operation in hand. It is dropped as a whole once another agent has written
-// the operation, or its request is acknowledged: nothing of it survives into the time of the next owner.
+// hand is everything that a worker knows of the operation in hand. release drops it as a whole once another agent has
+// written the operation, or its request is settled: nothing of it survives into the next owner's time.
 type hand struct {
-	ack      ack            // of the request that owns the operation; zero: this agent does not hold the operation
-	entry    *journal.Entry // the operation as it stands; nil: the journal is still to be asked, or there is a snapshot
-	snapshot *snapshot      // stands in for entry while nothing happens
+	ack      ack            // of the message that owns the operation; zero: this agent does not hold the operation
+	entry    *journal.Entry // its last event; nil: not read from the journal yet, or there is a snapshot
+	snapshot *snapshot      // in place of entry while nothing happens
 	plan     plan
 
-	intended time.Time // when the latest call was intended, before the journal had it
-	since    time.Time // from when the settle time of the latest call counts
+	intended time.Time // when the step was taken that made the plan: the deadline of a call counts from here
+	since    time.Time // the settle time of the latest call counts from here
 	cause    error     // why the outcome of the latest call is not known
 	full     time.Time // when the task was last seen in full
 	failures int       // looks in a row that failed
 	refusals int       // looks in a row that OCP refused
-	refused  time.Time // the first of these
+	refused  time.Time // when the first of these began
 	unmoved  bool      // the latest look found no change
 
 	decided    *operation.Decided // the latest decision; nil: none, or there is a snapshot
@@ -43,17 +44,17 @@ type hand struct {
 	version    uint64             // of the cluster's slots in it
 }
 
-// plan is what the step function wants done next.
+// plan is the next action, as the step function has said.
 type plan struct {
 	do     operation.Action
 	at     time.Time
 	ifLost operation.Action
 }
 
-// urgent reports an action that is started at most once: nothing comes between its event and the action.
+// urgent reports whether the action is a call that must follow its event at once: no message is admitted in between.
 func (p plan) urgent() bool { return p.do == operation.Submit || p.do == operation.RetryTask }
 
-// lane is where the plan is carried out.
+// lane returns the lane whose workers carry out the plan.
 func (p plan) lane() lane {
 	if p.do == operation.Look {
 		return looking
@@ -61,7 +62,7 @@ func (p plan) lane() lane {
 	return acting
 }
 
-// needsOCP reports whether the operation waits because OCP does not answer; it does also while a call may take effect.
+// needsOCP reports whether the operation waits for an answer of OCP. An operation that reconciles always does.
 func (h *held) needsOCP() bool {
 	switch h.hand.plan.do {
 	case operation.Decide:
@@ -85,11 +86,11 @@ type summary struct {
 	cluster    int64
 	server     int64
 	sequence   uint64    // of its request: the lower came first
-	arrived    time.Time // when its request came
+	arrived    time.Time // when its request arrived
 	progressed time.Time // when it last progressed
-	reason     string    // code, while it waits
+	reason     string    // code of the reason, while it waits
 	queued     bool      // it waits for a slot, or is about to
-	stalled    bool      // its task in OCP
+	stalled    bool      // its task in OCP has stalled
 	running    []string  // labels of the subtasks that run
 	needsOCP   bool      // it waits because OCP does not answer
 }
@@ -110,15 +111,15 @@ func summaryOf(op events.Operation) summary {
 	return s
 }
 
-// undecided reports that the operation waits, or is about to.
+// undecided reports whether the operation waits, or is about to.
 func (s summary) undecided() bool { return s.state == events.Accepted || s.state == events.Waiting }
 
-// heldBack reports that the operation waits for a person to let it go.
-func (s summary) heldBack() bool {
+// waitsForResume reports whether the operation waits until a person resumes its cluster.
+func (s summary) waitsForResume() bool {
 	return s.reason == events.CodePaused || s.reason == events.CodeFailing
 }
 
-// underWay reports that the operation has been decided on and has not ended.
+// underWay reports whether the operation neither waits nor has ended.
 func (s summary) underWay() bool {
 	return s.state != "" && s.state != events.Waiting && !s.state.Final()
 }

@@ -18,8 +18,8 @@ import (
 	"github.com/obwarden/obwarden/metrics"
 )
 
-// An agent loses an operation to another while it does not know the outcome of its call, which OCP refused. The request is
-// delivered again to it, and so it becomes the owner of the later attempt: the old refusal is not that attempt's.
+// An agent loses an operation to another while it does not know the outcome of its call, which OCP refused. The request
+// is delivered again to it, and so it becomes the owner of the later attempt: the old refusal is not that attempt's.
 func TestNothingInHandSurvivesAConflict(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, ocpsim.Config{})

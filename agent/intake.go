@@ -15,33 +15,35 @@ import (
 )
 
 const (
-	// prefetch is the number of requests that the client holds ready. While others write to the stream as fast as they can,
-	// NATS comes round to the client's question for more every 100 ms or so: a storm has to fit in between. They are not
-	// kept alive until they are taken out, so it is far less than an agent takes in within the ack wait.
+	// prefetch is the number of requests that the client fetches ahead. While senders write to the stream as fast as
+	// they can, NATS serves the client's next pull only every 100 ms or so: the buffer must hold what a storm brings in
+	// between. Requests in the buffer are not kept alive, so there must be far fewer than the agent takes in within the
+	// ack wait.
 	prefetch = 4096
-	// intakeRetry is the pause after an error of the consumer, so that a NATS server that is away is not asked in a busy
-	// loop.
+	// intakeRetry is the pause after an error of the consumer, so that the agent does not ask a NATS server that is
+	// away in a busy loop.
 	intakeRetry = time.Second
 )
 
-// Headers of an order that an agent has put in the place of others: see renew.
+// Headers of an order that replaces others: see renew.
 const (
-	renewsHeader = "Obwarden-Renews" // the message ids of these
-	afterHeader  = "Obwarden-After"  // the sequence of the event in the journal after which it is to be obeyed
+	renewsHeader = "Obwarden-Renews" // the message ids of the orders that it replaces
+	afterHeader  = "Obwarden-After"  // the sequence of the event in the journal after which the order is to be obeyed
 )
 
-// errStreamsGone ends an agent: its stream was taken away under it.
-var errStreamsGone = fmt.Errorf("stream %s or its consumer %s was deleted; nothing is made anew behind your back: restart the agent to make them", events.RequestStream, events.Consumer)
+// errStreamsGone ends the agent: somebody deleted a stream that it works on.
+var errStreamsGone = fmt.Errorf("stream %s or its consumer %s was deleted; the agent does not create them again by "+
+	"itself: restart it to create them", events.RequestStream, events.Consumer)
 
-// delivery is a request on its way to its operation.
+// delivery is a request or an order on its way to its operation.
 type delivery struct {
 	ack      ack
 	received operation.Received
 	again    bool               // it was delivered before
-	order    *operation.Ordered // set: an order, and no request
-	renews   []string           // ids of the messages in whose place the order's was put
-	after    uint64             // the sequence in the journal after which the order is to be obeyed; 0: not yet
-	fallback string             // key by which the request is refused where its own belongs to another
+	order    *operation.Ordered // nil: it is a request
+	renews   []string           // ids of the messages that the order replaces
+	after    uint64             // the sequence in the journal after which the order is to be obeyed; 0: not known yet
+	fallback string             // key of the operation in which the request is rejected, if its own key is another's
 }
 
 // intake takes requests until ctx ends.
@@ -50,8 +52,8 @@ func (a *Agent) intake(ctx, work context.Context) error {
 	if err != nil {
 		return fmt.Errorf("take requests from stream %s: %w", events.RequestStream, err)
 	}
-	// Draining brings out the requests that the client holds ready, so that they are handed back too. Without a connection
-	// there is nobody to hand them to, and draining waits for one.
+	// Draining brings out the requests that the client has fetched ahead, so that the agent hands them back too.
+	// Without a connection that is impossible, and draining would wait for one.
 	stop := context.AfterFunc(ctx, func() {
 		if a.JetStream.Conn().IsConnected() {
 			messages.Drain()
@@ -70,7 +72,8 @@ func (a *Agent) intake(ctx, work context.Context) error {
 			return nil
 		case errors.Is(err, jetstream.ErrMsgIteratorClosed):
 			return errors.New("the connection to NATS was closed for good")
-		case errors.Is(err, jetstream.ErrConsumerDeleted) || errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound):
+		case errors.Is(err, jetstream.ErrConsumerDeleted), errors.Is(err, jetstream.ErrConsumerNotFound),
+			errors.Is(err, jetstream.ErrStreamNotFound):
 			return errStreamsGone
 		case err != nil:
 			a.Log.Warn("no requests from NATS, trying again", "stream", events.RequestStream, "error", err)
@@ -94,7 +97,7 @@ func (a *Agent) intake(ctx, work context.Context) error {
 	}
 }
 
-// intakeOrder takes an order. An order that cannot be decoded names no operation, so that no event can tell of it: the
+// intakeOrder takes an order. An order that cannot be decoded names no operation, so that no event can report it: the
 // log does.
 func (a *Agent) intakeOrder(msg jetstream.Msg) {
 	order, err := events.DecodeOrder(msg.Subject(), msg.Data())
@@ -113,7 +116,7 @@ func (a *Agent) intakeOrder(msg jetstream.Msg) {
 	})
 }
 
-// receive decodes a message. A message that cannot be decoded, or breaks a limit, is received too: with its refusal.
+// receive decodes a message. A message that cannot be decoded, or exceeds a limit, becomes a delivery with a refusal.
 func receive(msg jetstream.Msg) (delivery, error) {
 	meta, err := msg.Metadata()
 	if err != nil {
@@ -130,17 +133,17 @@ func receive(msg jetstream.Msg) (delivery, error) {
 	return d, nil
 }
 
-// messageID names a message of the request stream for good; see receive.
+// messageID identifies a message of the request stream, also after the stream was created anew.
 func messageID(sequence uint64, at time.Time) string {
 	return fmt.Sprintf("%d@%s", sequence, at.UTC().Format(time.RFC3339Nano))
 }
 
-// messageIDs are the id of an order's message and those of the messages in whose place it was put.
+// messageIDs returns the ids of the order's message and of the messages that it replaces.
 func (d delivery) messageIDs() []string {
 	return append(slices.Clone(d.renews), messageID(d.order.Sequence, d.order.At))
 }
 
-// deliver hands a message to its operation.
+// deliver puts a message into the inbox of its operation, and adds the operation to the queue.
 func (a *Agent) deliver(id string, d delivery) {
 	if a.queue.closing() {
 		a.handBack(id, d.ack)

@@ -14,7 +14,7 @@ import (
 	"github.com/obwarden/obwarden/metrics"
 )
 
-// observe turns appended events into metrics and log lines, one line an event.
+// observe turns appended events into metrics and log lines, one line for each event.
 func (a *Agent) observe(before events.Operation, appended []events.Event) {
 	for _, e := range appended {
 		a.log(e)
@@ -23,7 +23,7 @@ func (a *Agent) observe(before events.Operation, appended []events.Event) {
 	}
 }
 
-// logOf is the log with the operation that h holds.
+// logOf returns the log with the id and the target of an operation.
 func (a *Agent) logOf(h *held) *slog.Logger {
 	s := h.summary
 	if h.hand.entry != nil {
@@ -34,7 +34,10 @@ func (a *Agent) logOf(h *held) *slog.Logger {
 
 func (a *Agent) log(e events.Event) {
 	level := slog.LevelInfo
-	attributes := []any{"operation_id", e.OperationID, "cluster", e.ClusterID, "server", e.ServerID, "kind", e.Kind, "n", e.N, "state", e.State}
+	attributes := []any{
+		"operation_id", e.OperationID, "cluster", e.ClusterID, "server", e.ServerID, "kind", e.Kind,
+		"n", e.N, "state", e.State,
+	}
 	if e.Reason != nil {
 		attributes = append(attributes, "reason", e.Reason.Code, "message", e.Reason.Message)
 	}
@@ -55,8 +58,10 @@ func (a *Agent) log(e events.Event) {
 
 func (a *Agent) measure(before events.Operation, e events.Event) {
 	m, kind := a.Metrics, metrics.Kind(string(e.Kind))
-	if before.State == events.Waiting && before.Reason != nil && (e.State != events.Waiting || e.Reason.Code != before.Reason.Code) {
-		metrics.Observe(m.Wait.WithLabelValues(metrics.Code(before.Reason.Code)), e.UpdatedAt.Sub(before.UpdatedAt), e.OperationID)
+	if was := before.Reason; before.State == events.Waiting && was != nil &&
+		(e.State != events.Waiting || e.Reason.Code != was.Code) {
+		waited := e.UpdatedAt.Sub(before.UpdatedAt)
+		metrics.Observe(m.Wait.WithLabelValues(metrics.Code(was.Code)), waited, e.OperationID)
 	}
 	switch {
 	case e.Token == events.Running:
@@ -78,7 +83,7 @@ func (a *Agent) measureEnd(kind string, e events.Event) {
 	if e.Error != nil {
 		m.Failures.WithLabelValues(kind, metrics.Code(e.Error.Code)).Inc()
 	}
-	if e.Attempt > 0 { // OCP knows the cluster: a request can name any
+	if e.Attempt > 0 { // only then does OCP know the cluster: a request can name any
 		m.ClusterOperations.WithLabelValues(m.Cluster(e.ClusterID), outcome).Inc()
 	}
 }
@@ -112,7 +117,8 @@ func (a *Agent) publishEntry(h *held) {
 	if op.State == events.Running && op.Task != nil {
 		for _, sub := range op.Task.Subtasks {
 			name := a.Metrics.Subtask(sub.Name)
-			a.Metrics.SubtaskFailures.WithLabelValues(metrics.Kind(string(op.Kind)), name) // at 0 before its first failure
+			// The series exists, at 0, before the first failure.
+			a.Metrics.SubtaskFailures.WithLabelValues(metrics.Kind(string(op.Kind)), name)
 			if sub.Status == ocp.StatusRunning {
 				s.running = append(s.running, name)
 			}
@@ -121,7 +127,7 @@ func (a *Agent) publishEntry(h *held) {
 	a.publish(h, s)
 }
 
-// publish replaces what others may read of an operation, and keeps the counts that follow from it.
+// publish replaces the summary of an operation, and updates the counts that follow from it.
 func (a *Agent) publish(h *held, s summary) {
 	before := a.roster.publish(h, s)
 	count := func(s summary, n int) {
@@ -137,7 +143,7 @@ func (a *Agent) publish(h *held, s summary) {
 	count(s, +1)
 }
 
-// Collector is what the agent holds, as gauges: read at each scrape.
+// Collector returns gauges of the operations that the agent holds. They are read at each scrape.
 func (a *Agent) Collector() prometheus.Collector {
 	return a.Metrics.Holding(func() metrics.Held {
 		held := metrics.Held{Operations: a.roster.counted(), Paused: a.pauses.Paused()}
@@ -147,7 +153,8 @@ func (a *Agent) Collector() prometheus.Collector {
 	})
 }
 
-// budgetsUsed are the shares of the budgets that are used: of the cluster where it is highest, and of all clusters.
+// budgetsUsed returns which share of the budgets is used: in the cluster that has used most, and in all clusters
+// together.
 func (a *Agent) budgetsUsed() (cluster, fleet float64) {
 	q := guard.Question{Policy: a.Policy.Load(), Fleet: a.slots.Fleet(), Now: time.Now()}
 	_, fleet = q.BudgetsUsed()

@@ -15,30 +15,30 @@ import (
 )
 
 const (
-	// orderPatience is how long an order may come before the first event of its operation, and orderRetry how often it is
-	// looked at meanwhile.
+	// orderPatience is how long an order waits for the first event of its operation, or for the agent that has it in
+	// hand; orderRetry is how often an agent looks at the order meanwhile.
 	orderPatience = 10 * time.Second
 	orderRetry    = 500 * time.Millisecond
-	// cancelRetry is after how long an order to cancel goes on to the next agent, in search of the agent that has the
-	// operation in hand: it is in a hurry.
+	// cancelRetry is the pause until an order to cancel goes to the next agent, in search of the agent that has the
+	// operation in hand. It is short, because the operation may be submitted any moment.
 	cancelRetry = 50 * time.Millisecond
 )
 
-// orderly prepares an order that its operation accepts: it returns whether the order is to be obeyed now. If not, it has
-// settled the order's message.
-type orderly func(a *Agent, ctx context.Context, h *held, d delivery) (now bool, err error)
+// prepareOrder prepares an order that its operation accepts, and returns whether to obey it now. If not, it has settled
+// the order's message.
+type prepareOrder func(a *Agent, ctx context.Context, h *held, d delivery) (now bool, err error)
 
-// orders are all of them, by verb.
-func orders() map[events.Verb]orderly {
-	return map[events.Verb]orderly{
+// orders returns the function that prepares the orders of each verb.
+func orders() map[events.Verb]prepareOrder {
+	return map[events.Verb]prepareOrder{
 		events.Retry:   (*Agent).prepareRetry,
 		events.Cancel:  (*Agent).prepareCancel,
 		events.Approve: (*Agent).prepareApprove,
 	}
 }
 
-// obey gives an order to its operation. The message of a retry owns the operation from then on; any other order is
-// acknowledged, obeyed or not: the person who gave it reads the events.
+// obey obeys or refuses an order. The message of a retry that is obeyed owns the operation from then on. Any other
+// order is acknowledged, whether it is obeyed or refused: the person who gave it reads the events.
 func (a *Agent) obey(ctx context.Context, h *held, d delivery) error {
 	op := h.hand.entry.Operation
 	switch {
@@ -60,7 +60,8 @@ func (a *Agent) obey(ctx context.Context, h *held, d delivery) error {
 			return err
 		}
 	}
-	a.logOf(h).Info("order", "verb", d.order.Verb, "requested_by", d.order.RequestedBy, "reason", d.order.Reason, "refused", refusal)
+	a.logOf(h).Info("order", "verb", d.order.Verb,
+		"requested_by", d.order.RequestedBy, "reason", d.order.Reason, "refused", refusal)
 	if refusal == nil && d.order.Verb == events.Retry {
 		return a.ownRetry(h, d)
 	}
@@ -68,8 +69,8 @@ func (a *Agent) obey(ctx context.Context, h *held, d delivery) error {
 	return nil
 }
 
-// refusal returns why the operation does not take an order; nil: it does. An order is not refused by what this agent
-// remembers: another may have brought the operation further, and no append would tell.
+// refusal returns why the operation does not take an order; nil if it does. Before it refuses, it reads the journal:
+// another agent may have gone on with the operation, and without an append this agent would not notice.
 func (a *Agent) refusal(ctx context.Context, h *held, d delivery) (refusal, err error) {
 	for {
 		refusal := operation.RefuseOrder(h.hand.entry.Operation, *d.order)
@@ -89,7 +90,7 @@ func (a *Agent) refusal(ctx context.Context, h *held, d delivery) (refusal, err 
 	}
 }
 
-// prepareRetry has a retry obeyed for the one event that it was given after.
+// prepareRetry obeys a retry whose message names the last event of the operation, and renews any other.
 func (a *Agent) prepareRetry(ctx context.Context, h *held, d delivery) (now bool, err error) {
 	if d.after != h.hand.entry.Sequence {
 		return false, a.renew(ctx, h, d)
@@ -97,8 +98,9 @@ func (a *Agent) prepareRetry(ctx context.Context, h *held, d delivery) (now bool
 	return true, nil
 }
 
-// prepareCancel lets the agent cancel that has the operation in hand: it would not notice for as long as the operation
-// waits for the same. Later the operation is nobody's, or a dead agent's.
+// prepareCancel leaves the order to the agent that has the operation in hand: that agent would not notice the event of
+// another one for as long as the operation waits for the same thing. After orderPatience no living agent has it in
+// hand.
 func (a *Agent) prepareCancel(_ context.Context, h *held, d delivery) (now bool, err error) {
 	if !h.owned() && time.Since(d.order.At) < orderPatience {
 		return false, d.ack.NakWithDelay(cancelRetry)
@@ -118,8 +120,8 @@ func (a *Agent) prepareApprove(ctx context.Context, h *held, d delivery) (now bo
 	return err == nil, err
 }
 
-// ownRetry makes the message of an obeyed retry the one that owns the operation, if the operation is where the order has
-// brought it.
+// ownRetry makes the message of an obeyed retry the one that owns the operation, unless another agent has gone on with
+// it.
 func (a *Agent) ownRetry(h *held, d delivery) error {
 	if op := h.hand.entry.Operation; op.State != events.Running || op.RequestSequence != d.order.Sequence {
 		return fmt.Errorf("order to retry operation %s, which went on elsewhere: %w", h.id, journal.ErrConflict)
@@ -128,12 +130,14 @@ func (a *Agent) ownRetry(h *held, d delivery) error {
 	return nil
 }
 
-// renew puts a message in the place of a retry's that says after which event it is to be obeyed. The message before may
-// have been delivered to others too: an agent that refused it has acknowledged it, or is about to, and would take the
-// operation out of everybody's hands that the message owns by then. The new one is refused only where the operation has
-// gone on, and is obeyed only where it has not. JetStream lets a message be replaced once, and only while it is there and
-// the last of its operation. The new message names the messages that it replaces: should these have been obeyed after
-// all, it owns the operation in their place.
+// renew replaces the message of a retry by a message that says after which event the order is to be obeyed.
+//
+// The old message may have been delivered to other agents too. An agent that refuses it acknowledges it. If another
+// agent obeyed it, so that the message owns the operation by then, that acknowledgement would leave the operation
+// without an agent. The new message is refused only if the operation has gone on, and obeyed only if it has not.
+// JetStream lets a message be replaced once, and only while it exists and is the last of its operation. The new message
+// names the messages that it replaces: if one of these was obeyed after all, the new message owns the operation
+// instead.
 func (a *Agent) renew(ctx context.Context, h *held, d delivery) error {
 	msg, err := d.order.Message()
 	if err != nil {
@@ -143,7 +147,8 @@ func (a *Agent) renew(ctx context.Context, h *held, d delivery) error {
 	msg.Header.Set(afterHeader, strconv.FormatUint(h.hand.entry.Sequence, 10))
 	_, err = a.JetStream.PublishMsg(ctx, msg, jetstream.WithExpectLastSequencePerSubject(d.order.Sequence))
 	if journal.IsConflict(err) {
-		// It was renewed, or a later order has come: that goes first. This one may yet turn out to own the operation.
+		// It was renewed, or a later order has arrived and goes first. This message may yet turn out to own the
+		// operation.
 		return d.ack.NakWithDelay(orderRetry)
 	}
 	if err != nil {

@@ -27,7 +27,7 @@ func TestAnOrderIsJudgedByTheJournalNotByMemory(t *testing.T) {
 	r.awaitToken("long", events.Running)
 	r.stop("k", 1, 3)
 	waits := r.awaitToken("k", events.Waiting)
-	// What another agent, to which the operation went, has written meanwhile.
+	// The operation went to another agent, which has written this event.
 	op := waits[len(waits)-1].Operation
 	op.N, op.Steps, op.Agent, op.State, op.EndedAt = op.N+1, op.Steps+1, "another", events.Failed, time.Now().UTC()
 	op.Task = &events.Task{ID: 1, Status: "FAILED"}
@@ -42,9 +42,9 @@ func TestAnOrderIsJudgedByTheJournalNotByMemory(t *testing.T) {
 	r.awaitToken("k", events.Running)
 }
 
-// retryForNobody has operation k fail, and its agent end; the order to retry it is in the
-// hands of whoever calls.
-func (r *rig) retryForNobody() (failed events.Operation, order jetstream.Msg) {
+// retryWithoutAgent lets operation k fail and its agent end. The caller gets the order to
+// retry, which no agent has received.
+func (r *rig) retryWithoutAgent() (failed events.Operation, order jetstream.Msg) {
 	r.t.Helper()
 	r.fault("server_stop:fail_subtask,subtask=Stop server")
 	stop := r.agent()
@@ -63,13 +63,13 @@ func (r *rig) retryForNobody() (failed events.Operation, order jetstream.Msg) {
 	return failed, order
 }
 
-// An agent that refused a retry while the operation still ran may have its acknowledgement
-// held up on the way until the operation has failed and another agent obeys the same
-// message: it must not take the operation out of everybody's hands (found by the chaos run).
+// An agent refused a retry while the operation still ran, and its acknowledgement is late:
+// the operation has failed meanwhile, and another agent obeys the same message. The late
+// acknowledgement must not leave the operation without an agent (found by the chaos run).
 func TestALateAcknowledgementOfARetryDoesNotOrphanItsOperation(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, ocpsim.Config{Speed: 20})
-	failed, late := r.retryForNobody()
+	failed, late := r.retryWithoutAgent()
 	if err := late.Nak(); err != nil { // another agent gets it, as after the ack wait
 		t.Fatal(err)
 	}
@@ -85,12 +85,12 @@ func TestALateAcknowledgementOfARetryDoesNotOrphanItsOperation(t *testing.T) {
 	r.wantPosts(1)
 }
 
-// An agent that stood still may obey a retry after another has put a message in its place:
-// that message owns the operation then, whoever gets it.
+// An agent that stood still may obey a retry after another agent has replaced its message:
+// then the new message owns the operation, whichever agent gets it.
 func TestARenewedRetryOwnsWhatTheFirstHasBegun(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, ocpsim.Config{Speed: 200})
-	op, first := r.retryForNobody()
+	op, first := r.retryWithoutAgent()
 	meta, err := first.Metadata()
 	if err != nil {
 		t.Fatal(err)
@@ -151,7 +151,7 @@ func TestARetryIsRenewedOnce(t *testing.T) {
 		if err := a.renew(t.Context(), h, gone); err != nil {
 			t.Fatal(err)
 		}
-		// It may own the operation by what another agent makes of it: nobody takes it away.
+		// Another agent may obey the message, so that it owns the operation: it must not be acknowledged.
 		if msg, err := said.NextMsg(testPatience); err != nil || !strings.HasPrefix(string(msg.Data), "-NAK") {
 			t.Errorf("message %d: got %v, %v, want it handed back", sequence, msg, err)
 		}
@@ -165,13 +165,13 @@ func TestARetryIsRenewedOnce(t *testing.T) {
 	}
 }
 
-// An agent that stood still has a retry in its hands that another has refused meanwhile, and
-// that is gone: obeyed now, the operation would be nobody's with the agent's end (found by
-// the chaos run).
+// An agent that stood still has received a retry that another agent has refused and
+// acknowledged meanwhile. If it obeyed the retry now, no agent would take up the operation
+// after it ends (found by the chaos run).
 func TestARetryThatIsGoneIsNotObeyed(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, ocpsim.Config{Speed: 20})
-	_, order := r.retryForNobody()
+	_, order := r.retryWithoutAgent()
 	if err := order.DoubleAck(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -180,10 +180,10 @@ func TestARetryThatIsGoneIsNotObeyed(t *testing.T) {
 
 // The message in its place is for one event of the operation: not for a later failure that
 // the agent has not seen yet, and that others have refused it for.
-func TestARetryIsObeyedAfterTheEventThatItWasGivenForAlone(t *testing.T) {
+func TestARetryIsObeyedOnlyAfterTheEventThatItWasGivenFor(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, ocpsim.Config{Speed: 20})
-	failed, order := r.retryForNobody()
+	failed, order := r.retryWithoutAgent()
 	known, err := r.latest.journal.Last(t.Context(), failed.OperationID)
 	if err != nil {
 		t.Fatal(err)
@@ -249,7 +249,7 @@ func TestAnOvertakenRetryIsNotObeyedAgain(t *testing.T) {
 		{6, now.Add(-time.Second), true},
 		{7, now, true},
 		{8, now.Add(time.Second), false},
-		{1, now.Add(time.Second), false}, // the stream was made anew
+		{1, now.Add(time.Second), false}, // the stream was created anew
 	} {
 		o := operation.Ordered{Order: events.OrderTo(events.Retry, op), Sequence: test.sequence, At: test.at}
 		if err := operation.RefuseOrder(op, o); (err != nil) != test.refused {
@@ -258,8 +258,8 @@ func TestAnOvertakenRetryIsNotObeyedAgain(t *testing.T) {
 	}
 }
 
-// A retry may take effect until the settle time after the call is over, however long
-// after the order the call was made, and however old what a look shows has become.
+// A retry may take effect until the settle time after the call is over, however late the
+// call was made after the order, and however old the answer of a look is.
 func TestTheOldFailureEndsARetryOnlyWhenItsCallHasSettled(t *testing.T) {
 	t.Parallel()
 	const settle = 10 * time.Second
@@ -291,7 +291,7 @@ func (r *rig) order(verb events.Verb, key string, server int64) {
 	}
 }
 
-func TestWhatWaitsCanBeCancelledAndWhatRunsCannot(t *testing.T) {
+func TestAWaitingOperationCanBeCancelledAndARunningOneCannot(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, ocpsim.Config{Speed: 40})
 	for i := range 3 { // the order may reach another agent than the one that holds the operation

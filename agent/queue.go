@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// maxWorkers is how many operations of each lane are worked on at the same time. All others rest, or wait for a worker:
-// without a goroutine, whose stack would be larger than everything else of them.
+// maxWorkers is how many operations each lane works on at the same time. All other operations rest or wait for a
+// worker, without a goroutine: its stack would take more memory than the rest of the operation.
 const maxWorkers = 256
 
 // lane is a kind of work with workers of its own, so that a slow kind does not hold the other up.
@@ -21,20 +21,20 @@ const (
 	lanes
 )
 
-// turn is when, and in which lane, an id goes on. The zero turn is at once, in acting.
+// turn says when, and in which lane, an id is processed next. The zero turn is now, in acting.
 type turn struct {
 	at   time.Time // zero: now
 	lane lane
-	over bool // there is nothing to be done until the id is added again
+	over bool // the queue forgets the id until it is added again
 }
 
-// queue says which operation is worked on next. It knows ids and times, and nothing of operations; each id has one worker
-// at a time. All methods may be called concurrently.
+// queue decides which operation runs when. It knows ids and times only. Each id has one worker at a time. All methods
+// may be called concurrently.
 //
-// The algorithm is that of client-go's workqueue: an id that is added while it is being processed is dirty, and goes on
-// once its worker is done.
+// The algorithm is that of client-go's workqueue: an id that is added while it is being processed is dirty, and is
+// processed again once its worker is done.
 type queue struct {
-	// work processes an id and returns its next turn. woken says that somebody wants it to act now, whatever it waits for.
+	// work processes an id and returns its next turn. woken means that it acts now, whatever it waits for.
 	work func(id string, l lane, woken bool) turn
 
 	mu      sync.Mutex
@@ -42,7 +42,7 @@ type queue struct {
 	resting byDue // by when they are due
 	alarm   *time.Timer
 	ready   [lanes][]*item
-	free    [lanes]int // workers; below 0 while workers that stepped aside are back before others have ended
+	free    [lanes]int // workers that may start; below 0 if stepAside has ended before another worker has
 	closed  bool
 	running sync.WaitGroup
 }
@@ -55,10 +55,10 @@ type item struct {
 	due   time.Time // while it rests
 	index int       // in resting
 	woken bool
-	// actNow is woken as it was when processing began: the worker's.
+	// actNow is the value of woken when processing began, for the worker.
 	actNow bool
-	dirty  bool      // added while it was processed
-	again  time.Time // when it goes on then, at the latest
+	dirty  bool      // added while it is being processed
+	again  time.Time // when a dirty id is processed again, at the latest
 }
 
 type itemState int
@@ -77,11 +77,11 @@ func newQueue(work func(id string, l lane, woken bool) turn) *queue {
 	return q
 }
 
-// addAt has an id processed at a time, or earlier where it is due earlier; zero: as soon as there is a worker.
+// addAt adds an id that is due at a time; zero is now. An id that is due earlier stays so.
 func (q *queue) addAt(id string, at time.Time) { q.put(id, at, false) }
 
-// requeue has ids act now, whatever they wait for. An id that is being processed acts once more: it may have looked before
-// there was something new.
+// requeue makes ids act now, whatever they wait for. An id that is being processed acts once more: its worker may have
+// looked before the change.
 func (q *queue) requeue(ids ...string) {
 	for _, id := range ids {
 		q.put(id, time.Time{}, true)
@@ -108,7 +108,7 @@ func (q *queue) put(id string, at time.Time, woken bool) {
 		it = &item{id: id}
 		q.items[id] = it
 	}
-	it.woken = it.woken || woken // first: a worker may begin in rest
+	it.woken = it.woken || woken // before rest, which may start a worker
 	switch {
 	case isNew:
 		q.rest(it, at)
@@ -126,7 +126,7 @@ func (q *queue) put(id string, at time.Time, woken bool) {
 	}
 }
 
-// rest has an id wait for its time; an id whose time has come is ready.
+// rest lets an id rest until it is due; an id that is due now becomes ready.
 func (q *queue) rest(it *item, at time.Time) {
 	if !time.Now().Before(at) {
 		it.state = ready
@@ -151,7 +151,7 @@ func (q *queue) setAlarm() {
 	}
 }
 
-// ring makes the ids ready whose time has come.
+// ring makes every id ready that is due.
 func (q *queue) ring() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -165,7 +165,7 @@ func (q *queue) ring() {
 	}
 }
 
-// fill starts workers for ready ids, first come, first served. Each takes further ids until none is ready.
+// fill starts workers for ready ids, first come, first served. Each worker takes further ids until none is ready.
 func (q *queue) fill(l lane) {
 	for q.free[l] > 0 && !q.closed {
 		it := q.next(l)
@@ -181,7 +181,7 @@ func (q *queue) fill(l lane) {
 	}
 }
 
-// next takes the next ready id of a lane; nil where there is none.
+// next takes the next ready id of a lane; nil if there is none.
 func (q *queue) next(l lane) *item {
 	if len(q.ready[l]) == 0 {
 		return nil
@@ -221,7 +221,7 @@ func (q *queue) process(it *item, l lane) *item {
 	return next
 }
 
-// stepAside leaves the caller's worker in acting to others until the returned function is called.
+// stepAside lets another worker of acting run in place of the caller until the returned function is called.
 func (q *queue) stepAside() (comeBack func()) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -241,7 +241,7 @@ func (q *queue) closing() bool {
 	return q.closed
 }
 
-// close starts nothing any more, and waits for the ids that are being processed.
+// close makes the queue start nothing any more, and waits for the ids that are being processed.
 func (q *queue) close() {
 	q.mu.Lock()
 	q.closed = true

@@ -12,14 +12,14 @@ import (
 	"github.com/obwarden/obwarden/metrics"
 )
 
-// roster is every operation that this agent has heard of: the messages that have come for it, and the summary that its
+// roster holds every operation that this agent has heard of, with the messages in its inbox and the summary that its
 // worker published last. All methods may be called concurrently.
 type roster struct {
 	mu         sync.Mutex
 	all        map[string]*held
 	undecided  map[int64]map[string]*held // operations that wait or are about to, by cluster
-	byProgress summaries                  // operations under way, by when they last progressed
-	byArrival  summaries                  // operations that wait, by when their request came
+	byProgress summaries                  // operations under way, by the time of their last progress
+	byArrival  summaries                  // operations that wait, by the arrival of their request
 	counts     map[metrics.Group]int
 	closed     bool // no message is taken any more
 }
@@ -32,8 +32,8 @@ func newRoster() *roster {
 	}
 }
 
-// deliver puts a message into the inbox of its operation, and returns when it is to be looked at; zero: now. It returns
-// false where the roster is closed.
+// deliver puts a message into the inbox of its operation, and returns when a worker is to look at it; zero is now. It
+// returns false if the roster is closed.
 func (r *roster) deliver(id string, d delivery, now time.Time) (at time.Time, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -46,7 +46,7 @@ func (r *roster) deliver(id string, d delivery, now time.Time) (at time.Time, ok
 		r.all[id] = h
 	}
 	h.inbox = append(h.inbox, d)
-	// A message that was delivered before may be the operation's own request, which another agent had.
+	// A message that was delivered before may be the request that owns the operation, and that another agent had.
 	if d.order != nil || d.again || len(h.inbox) > duplicatesKept {
 		h.collecting = time.Time{}
 	}
@@ -64,14 +64,14 @@ func (r *roster) close() map[string][]ack {
 	return r.acks()
 }
 
-// get returns an operation; nil where this agent has not heard of it.
+// get returns an operation; nil if this agent has not heard of it.
 func (r *roster) get(id string) *held {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.all[id]
 }
 
-// takeMail empties the inbox of an operation, unless its duplicates are only collected for now.
+// takeMail empties the inbox of an operation, unless the inbox only collects duplicates now.
 func (r *roster) takeMail(h *held, now time.Time) []delivery {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -97,15 +97,15 @@ func (r *roster) returnMail(h *held, mail []delivery) {
 	h.inbox = append(mail, h.inbox...)
 }
 
-// collect has duplicates of an operation only collected until a time.
+// collect makes the inbox of an operation only collect duplicates until a time.
 func (r *roster) collect(h *held, until time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	h.collecting = until
 }
 
-// rest returns when an operation goes on whose own plan is due at a time: earlier where messages wait. over reports that
-// it is forgotten: this agent does not hold it, and no message is left.
+// rest returns when a worker goes on with an operation whose own plan is due at a time: earlier if messages wait. If
+// this agent does not hold the operation and no message is left, rest forgets it and returns over.
 func (r *roster) rest(h *held, owned bool, due, now time.Time) (at time.Time, over bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -119,7 +119,7 @@ func (r *roster) rest(h *held, owned bool, due, now time.Time) (at time.Time, ov
 	return due, false
 }
 
-// publish replaces the summary of an operation, and returns the one before.
+// publish replaces the summary of an operation, and returns the previous one.
 func (r *roster) publish(h *held, s summary) (before summary) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -144,7 +144,7 @@ func (r *roster) publish(h *held, s summary) (before summary) {
 	return before
 }
 
-// count adds an open operation to the counts, or takes it out.
+// count adds n to the count of the operation's group, if the operation is open.
 func (r *roster) count(s summary, n int) {
 	if s.state == "" || s.state.Final() {
 		return
@@ -155,7 +155,7 @@ func (r *roster) count(s summary, n int) {
 	}
 }
 
-// acks are those of every request that waits for its acknowledgement, by operation.
+// acks returns, by operation, the acks of all messages that this agent has not acknowledged yet.
 func (r *roster) acks() map[string][]ack {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -173,7 +173,7 @@ func (r *roster) acks() map[string][]ack {
 	return all
 }
 
-// queued lists the first n operations of a cluster that wait for a slot, first come first.
+// queued lists the first n operations of a cluster that wait for a slot, in the order of their requests.
 func (r *roster) queued(cluster int64, n int) []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -191,7 +191,7 @@ func (r *roster) queued(cluster int64, n int) []string {
 	return ids
 }
 
-// waiting lists the operations that wait, or are about to, and match.
+// waiting lists the operations that wait, or are about to, and for which match is true.
 func (r *roster) waiting(match func(summary) bool) []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -222,8 +222,8 @@ func (r *roster) needOCP(n int) []string {
 	return ids
 }
 
-// oldest returns for how long the operation under way has not progressed whose progress is oldest, and how long ago the
-// request came that has waited longest; 0 where there is none.
+// oldest returns how long ago any operation under way progressed last, and how long ago the request of any waiting
+// operation arrived: the longest of each, 0 if there is none.
 func (r *roster) oldest(now time.Time) (progress, wait time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -236,21 +236,21 @@ func (r *roster) oldest(now time.Time) (progress, wait time.Duration) {
 	return age(&r.byProgress), age(&r.byArrival)
 }
 
-// counted returns how many open operations there are of each group.
+// counted returns the number of open operations in each group.
 func (r *roster) counted() map[metrics.Group]int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return maps.Clone(r.counts)
 }
 
-// summaries is a heap of operations by a time of their summaries: the earliest is found without a look at all of them.
+// summaries is a heap of operations, ordered by a time in their summaries.
 type summaries struct {
 	at    func(*held) time.Time
-	index func(*held) *int // of an operation in all, from 1; 0: it is not in it
+	index func(*held) *int // of an operation in all, from 1; 0: it is not in the heap
 	all   []*held
 }
 
-// keep takes an operation in, moves it where its time has changed, or drops it.
+// keep adds an operation to the heap, moves it if its time has changed, or removes it.
 func (s *summaries) keep(h *held, in bool) {
 	i := *s.index(h)
 	switch {
@@ -263,7 +263,7 @@ func (s *summaries) keep(h *held, in bool) {
 	}
 }
 
-// first is the earliest time; zero where there is no operation.
+// first returns the earliest time; zero if there is no operation.
 func (s *summaries) first() time.Time {
 	if len(s.all) == 0 {
 		return time.Time{}

@@ -122,7 +122,7 @@ func rosterIs(t *testing.T, r *roster, all map[string]summary, now time.Time) bo
 	}
 	woken := r.waiting(func(summary) bool { return true })
 	check(sameIDs(woken, waiting), "got %v waiting, want %v", woken, waiting)
-	paused := r.waiting(summary.heldBack)
+	paused := r.waiting(summary.waitsForResume)
 	check(sameIDs(paused, slices.DeleteFunc(waiting, func(id string) bool { return all[id].reason != events.CodePaused })), "got %v held back", paused)
 	blocked := r.needOCP(100)
 	check(sameIDs(blocked, needOCP), "got %v that need OCP, want %v", blocked, needOCP)

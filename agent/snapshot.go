@@ -10,26 +10,26 @@ import (
 	"github.com/obwarden/obwarden/events"
 )
 
-// snapshot stands in for the document of an operation while it rests and nothing happens: the journal has the document. It
-// is enough to see that nothing has happened.
+// snapshot replaces the document of an operation that rests while nothing happens; the journal keeps the document. A
+// snapshot is small, and enough to see that nothing has happened.
 type snapshot struct {
-	sequence uint64    // of its last event in the journal
-	until    time.Time // when there is something to say although nothing has happened; zero: never
+	sequence uint64    // of the last event in the journal
+	until    time.Time // when an event is due although nothing has happened; zero: never
 
-	task  facts.TaskDigest // that is followed
-	basis waitBasis        // of its latest decision
+	task  facts.TaskDigest // while the operation follows a task
+	basis waitBasis        // while the operation waits
 }
 
-// waitBasis is what a decision to wait rests on: the decision stays the same for as long as all of it does.
+// waitBasis is what a decision to wait rests on. While the basis stays the same, so does the decision.
 type waitBasis struct {
-	version    uint64    // of the cluster's slots
-	generation uint64    // of policy and pauses
-	facts      time.Time // when the facts were read
-	until      time.Time // when it ends for the time alone; zero: never
-	every      time.Duration
+	version    uint64        // of the cluster's slots
+	generation uint64        // of policy and pauses
+	facts      time.Time     // when the facts were read
+	until      time.Time     // when the operation expires; zero: never
+	every      time.Duration // between two checks of the basis
 }
 
-// evict replaces the document of an operation by a snapshot, if the latest look or decision found nothing new.
+// evict replaces the document of an operation by a snapshot, if the latest look or decision has changed nothing.
 func (a *Agent) evict(h *held) {
 	if h.hand.entry == nil {
 		return
@@ -58,15 +58,16 @@ func (a *Agent) evict(h *held) {
 	h.hand.entry, h.hand.decided, h.hand.snapshot = nil, nil, kept
 }
 
-// restsOnBasis reports whether a decision changes only with its basis, and the operation's reason says no less than it.
+// restsOnBasis reports whether a decision changes only with its basis, and the operation's reason says all that it
+// says.
 func restsOnBasis(op events.Operation, d operation.Decided) bool {
 	was, now := op.Reason, d.Reason
 	return guard.RestsOnRecord(d.Decision) && op.State == events.Waiting && op.Policy == d.Policy &&
 		was != nil && was.Code == now.Code && was.Message == now.Message && was.Position == now.Position
 }
 
-// reload reads the document of an operation again that has a snapshot. It goes on from that event; an event that another
-// agent has written since is met by the next append.
+// reload reads the document of an operation that has a snapshot, as of the snapshot's event. If another agent has
+// appended a later event, the next append of this agent fails with a conflict.
 func (a *Agent) reload(ctx context.Context, h *held) error {
 	if h.hand.snapshot == nil {
 		return nil
@@ -79,13 +80,13 @@ func (a *Agent) reload(ctx context.Context, h *held) error {
 	return nil
 }
 
-// unchanged reports whether nothing has happened to an operation that has a snapshot, and then plans its next look.
+// unchanged reports whether nothing has happened to an operation that has a snapshot. If so, it plans the next check.
 func (a *Agent) unchanged(ctx context.Context, h *held) bool {
 	kept, p := h.hand.snapshot, &h.hand.plan
 	if kept == nil {
 		return false
 	}
-	if !a.JetStream.Conn().IsConnected() { // it cannot be reloaded, nor anything be written of it
+	if !a.JetStream.Conn().IsConnected() { // its document cannot be read, and no event can be appended
 		p.at = time.Now().Add(jitter(operation.RetryAfter))
 		return true
 	}
@@ -102,7 +103,8 @@ func (a *Agent) unchanged(ctx context.Context, h *held) bool {
 		p.at = a.tasks.Due(now.Add(a.Machine.Spacing(h.summary.progressed, now)), now)
 	case operation.Decide:
 		cluster := h.summary.cluster
-		if kept.basis.generation != a.generation.Load() || kept.basis.version != a.slots.Version(cluster) || !kept.basis.facts.Equal(a.clusters.ReadAt(cluster)) {
+		if kept.basis.generation != a.generation.Load() || kept.basis.version != a.slots.Version(cluster) ||
+			!kept.basis.facts.Equal(a.clusters.ReadAt(cluster)) {
 			return false
 		}
 		p.at = time.Now().Add(kept.basis.every)

@@ -11,11 +11,11 @@ import (
 	"github.com/obwarden/obwarden/events"
 )
 
-// stage carries out an action for an operation in hand and returns what came of it: the next input of the step function.
-// No input: there is no next step for now.
+// stage carries out an action for the operation in hand and returns the outcome: the next input of the step function,
+// or nil if there is no next step.
 type stage func(a *Agent, ctx context.Context, h *held) (operation.Input, error)
 
-// stages are all of them, by action. No stage calls another.
+// stages returns the stage of each action. No stage calls another.
 func stages() map[operation.Action]stage {
 	return map[operation.Action]stage{
 		operation.Decide:    (*Agent).decide,
@@ -28,8 +28,8 @@ func stages() map[operation.Action]stage {
 	}
 }
 
-// work carries an operation on until there is nothing to be done before some later time, or nothing for lane l. woken:
-// whatever it waits for, it is to look now.
+// work is what a worker does with an operation: it admits messages and carries out actions until the next action is due
+// later, or belongs to another lane than l. woken means that the operation acts now, whatever it waits for.
 func (a *Agent) work(id string, l lane, woken bool) turn {
 	ctx, h := a.workCtx, a.roster.get(id)
 	if h == nil {
@@ -48,7 +48,7 @@ func (a *Agent) work(id string, l lane, woken bool) turn {
 		}
 		switch {
 		case ctx.Err() != nil || a.queue.closing():
-			return turn{at: now.Add(time.Hour), lane: l} // nothing more is started
+			return turn{at: now.Add(time.Hour), lane: l} // the agent starts nothing any more
 		case !mail && !due:
 			return a.rest(h, now)
 		case next != l:
@@ -67,7 +67,7 @@ func (a *Agent) work(id string, l lane, woken bool) turn {
 	}
 }
 
-// rest leaves an operation until its time.
+// rest leaves an operation until its next action is due.
 func (a *Agent) rest(h *held, now time.Time) turn {
 	a.evict(h)
 	if needs := h.needsOCP(); needs != h.summary.needsOCP {
@@ -79,8 +79,8 @@ func (a *Agent) rest(h *held, now time.Time) turn {
 	return turn{at: at, lane: h.hand.plan.lane(), over: over}
 }
 
-// act does the planned action, and steps on with what came of it. From the start of an action that may be started only
-// once, the plan is the one for a lost outcome.
+// act carries out the planned action, and takes the step that follows from its outcome. If the action may be started
+// only once, the plan is already the one for a lost outcome when it starts.
 func (a *Agent) act(ctx context.Context, h *held) error {
 	if a.unchanged(ctx, h) {
 		return nil
@@ -110,14 +110,14 @@ func (a *Agent) act(ctx context.Context, h *held) error {
 	return nil
 }
 
-// decidedOnOld reports whether a slot came free, or people changed something, while an operation was decided on: nobody
-// wakes an operation for that before it says that it waits.
+// decidedOnOld reports whether a slot became free, or people changed something, while an operation was decided on. Nobody
+// wakes an operation for that before its summary says that it waits.
 func (a *Agent) decidedOnOld(h *held) bool {
 	return a.slots.Version(h.summary.cluster) != h.hand.version || a.generation.Load() != h.hand.generation
 }
 
-// step feeds the machine and appends the events that follow. Where others recorded no more than duplicates meanwhile, it
-// takes the step again from there.
+// step calls the step function and appends the events that follow. If other agents have recorded nothing but duplicates
+// meanwhile, it takes the step again, from the last of these.
 func (a *Agent) step(ctx context.Context, h *held, in operation.Input) error {
 	for {
 		now := time.Now()
@@ -154,9 +154,11 @@ func (a *Agent) step(ctx context.Context, h *held, in operation.Input) error {
 	}
 }
 
-// catchUp returns the operation as the journal has it, and whether the step may be taken again from there: this agent
-// still holds the operation. An order to retry is for the one event that it was given after.
-func (a *Agent) catchUp(ctx context.Context, id string, after journal.Entry, in operation.Input) (last journal.Entry, again bool) {
+// catchUp returns the operation as the journal has it, and whether the step may be taken again from there, because this
+// agent still holds the operation. An order to retry is never taken again: it counts for one event only.
+func (a *Agent) catchUp(
+	ctx context.Context, id string, after journal.Entry, in operation.Input,
+) (last journal.Entry, again bool) {
 	if o, ordered := in.(operation.Ordered); ordered && o.Verb == events.Retry || after.Sequence == 0 {
 		return after, false
 	}

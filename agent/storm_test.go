@@ -17,7 +17,7 @@ import (
 var stormAlerts = flag.Int("storm", 10, "alerts for each server in the storm; 500 takes minutes")
 
 // The storm: alerts for every server of twenty clusters at once, three agents, an OCP
-// that misbehaves. What OCP did then is judged by its own account alone.
+// that misbehaves. The test judges only by OCP's own account of what it did.
 func TestAStormOfAlertsCostsNoMajority(t *testing.T) {
 	t.Parallel()
 	if testing.Short() && *stormAlerts > 10 {
@@ -79,7 +79,7 @@ func TestAStormOfAlertsCostsNoMajority(t *testing.T) {
 	}
 }
 
-// judge replays what OCP did and says what should not have been. It knows nothing of
+// judge replays what OCP did and lists violations. It knows nothing of
 // the guard: a server is down from the start of its stop or restart until the end of a
 // start or restart that succeeded.
 func judge(clusters []ocpsim.ClusterConfig, tasks []ocpsim.Task, budget, fleet int) (violations []string) {

@@ -7,10 +7,10 @@ import (
 	"github.com/obwarden/obwarden/events"
 )
 
-// tidyEvery is how often the request stream is looked at for requests that NATS should have removed.
+// tidyEvery is how often an agent looks for requests that NATS should have removed from the stream.
 const tidyEvery = 30 * time.Second
 
-// tidy drops requests, until ctx ends, that were acknowledged a while ago and are in the stream all the same.
+// tidy drops requests that were acknowledged a while ago and are still in the stream, until ctx ends.
 func (a *Agent) tidy(ctx context.Context) {
 	tick := time.NewTicker(tidyEvery)
 	defer tick.Stop()
@@ -29,9 +29,9 @@ func (a *Agent) tidy(ctx context.Context) {
 		switch {
 		case ctx.Err() != nil:
 		case err != nil:
-			a.Log.Warn("requests that NATS should have removed not looked for", "error", err)
+			a.Log.Warn("cannot look for requests that NATS should have removed", "error", err)
 		case dropped > 0:
-			a.Log.Warn("requests dropped that NATS kept although they were acknowledged: was it killed?",
+			a.Log.Warn("dropped requests that NATS kept although they were acknowledged: was it killed?",
 				"stream", events.RequestStream, "from", dropped, "to", upTo)
 		}
 	}

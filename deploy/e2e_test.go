@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 }
 
 // serveNATS is the role of the test binary as a NATS server with nats/nats.conf: its argument is the port and the data
-// directory, with a blank between. It runs until it is told to end.
+// directory, with a blank between. It runs until it is asked to end.
 func serveNATS(config string) error {
 	port, dir, _ := strings.Cut(config, " ")
 	o, err := server.ProcessConfigFile("nats/nats.conf")
@@ -65,20 +65,20 @@ func TestEndToEnd(t *testing.T) {
 		hold func(*world, *testing.T)
 	}{
 		{"a server that fails is restarted, with its alerts silenced", (*world).alertRestarts},
-		{"another agent ends the silences, and an alert that is told again restarts nothing", (*world).repeatsDoNothing},
+		{"another agent ends the silences, and an alert that is sent again restarts nothing", (*world).repeatsDoNothing},
 		{"an alert that is resolved is over, and the next one waits for its turn", (*world).resolvedIsOver},
 		{"what still waits is cancelled when its alert is resolved", (*world).resolvedCancels},
 		{"a failed operation becomes an alert that reaches Alertmanager", (*world).failureAlerts},
 		{"a task that stands still becomes one too", (*world).stallAlerts},
 		{"a budget that is nearly used becomes one too", (*world).budgetAlerts},
-		{"a faulty policy is told of and has no effect, and the next one has", (*world).policyReloads},
-		{"a pause holds operations back and is told of", (*world).pauseHolds},
+		{"a faulty policy is reported and has no effect, and the next one has", (*world).policyReloads},
+		{"a pause holds operations back and is reported", (*world).pauseHolds},
 		{"every query of the dashboards finds something", (*world).dashboardsShow},
 		{"what was paused goes on when it is resumed", (*world).resumeLetsGo},
 		{"every rule is evaluated, and every recording rule has a value", (*world).rulesWork},
 		{"an exemplar leads to its operation", (*world).exemplarsLead},
 		{"what scrapers store is bounded, and no time of creation is stored", (*world).seriesAreFew},
-		{"an agent that loses NATS is told of", (*world).lostNATSAlerts},
+		{"an agent that loses NATS is reported", (*world).lostNATSAlerts},
 		{"with no agent left there is one alert and not many", (*world).noAgentAlerts},
 	} {
 		if !t.Run(step.must, func(t *testing.T) { step.hold(w, t) }) {

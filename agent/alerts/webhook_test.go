@@ -16,7 +16,7 @@ import (
 	"github.com/obwarden/obwarden/events"
 )
 
-func TestAFiringAlertIsOneOperationHoweverOftenItIsTold(t *testing.T) {
+func TestAFiringAlertIsOneOperationHoweverOftenItIsSent(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, ocpsim.Config{Speed: 1000}, down(t))
 	r.policy.Alerts[0].Reason = reason(t, "{{.Labels.alertname}} on {{.Labels.instance}}: {{.Annotations.summary}}")
@@ -48,7 +48,7 @@ func TestAFiringAlertIsOneOperationHoweverOftenItIsTold(t *testing.T) {
 	r.mustHaveCounted("down", "duplicate", 9)
 }
 
-func TestAlertmanagersThatTellAtTheSameTimeMakeOneOperation(t *testing.T) {
+func TestAlertmanagersThatSendAtTheSameTimeMakeOneOperation(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, ocpsim.Config{Speed: 1000}, down(t))
 	a := firing(r.address(1, 2), time.Now())
@@ -72,7 +72,7 @@ func TestAlertmanagersThatTellAtTheSameTimeMakeOneOperation(t *testing.T) {
 	r.await(ids[0], events.Succeeded)
 }
 
-func TestWhatWasNotAcknowledgedIsPublishedLaterWordForWord(t *testing.T) {
+func TestARequestThatWasNotAcknowledgedIsPublishedLaterWordForWord(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, ocpsim.Config{Speed: 1000}, down(t))
 	r.policy.Alerts[0].Reason = reason(t, "{{.Annotations.summary}}")

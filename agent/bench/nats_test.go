@@ -29,7 +29,7 @@ type natsConfig struct {
 	Routes            []string
 }
 
-// serveNATS is the role of the test binary as a NATS server, by a natsConfig. It runs until it is told to end.
+// serveNATS is the role of the test binary as a NATS server, by a natsConfig. It runs until it is asked to end.
 func serveNATS(config string) error {
 	var c natsConfig
 	if err := json.Unmarshal([]byte(config), &c); err != nil {

@@ -20,7 +20,7 @@ type process struct {
 	log string // file of its output, so that nobody has to read it meanwhile
 }
 
-// start starts a program, which is told to end when the test does.
+// start starts a program, which is asked to end when the test does.
 func start(t *testing.T, cmd *exec.Cmd, name string) *process {
 	t.Helper()
 	p := &process{t: t, log: filepath.Join(t.TempDir(), name+".log")}

@@ -103,7 +103,7 @@ func resolutions(l life, resolved map[string]int) {
 		switch {
 		case strings.Contains(w, "OCP shows the task that it started"):
 			resolved["task found and adopted"]++
-		case strings.Contains(w, "OCP shows no task of it"):
+		case strings.Contains(w, "OCP shows no task for it"):
 			resolved["already done"]++
 		}
 	}

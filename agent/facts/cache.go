@@ -10,28 +10,28 @@ import (
 )
 
 const (
-	// errorShared is how long everybody who asks gets the error of a reading that failed: a storm of requests must
-	// not become a storm of calls.
-	errorShared = time.Second
-	// readPauseFactor is how many times as long as a reading took the value is not read again, so that readings cost
-	// a slow OCP no greater a share of its time than a quick one. The pause is readPauseMax at most.
+	// errorMaxAge is how long all callers get the error of a reading that failed: a storm of requests must not become a
+	// storm of calls.
+	errorMaxAge = time.Second
+	// readPauseFactor times the duration of a reading is the pause before the next one, so that readings take no more
+	// of a slow OCP's time than of a quick one's. The pause is readPauseMax at most.
 	readPauseFactor = 10
 	readPauseMax    = time.Second
-	// prunedFrom is the number of entries from which pruning is worthwhile.
-	prunedFrom = 64
+	// minPruneAt is the number of entries from which pruning is worthwhile.
+	minPruneAt = 64
 )
 
-// cached is a value that many ask for and one of them reads for all. The zero value has not been read yet.
+// cached is a value that many callers ask for; one of them reads it for all. The zero value has not been read yet.
 type cached[T any] struct {
-	reading sync.Mutex // held for as long as a reading takes; guards all below
+	reading sync.Mutex // held during a reading; guards all below
 	value   T
 	err     error
-	began   time.Time     // when the latest reading began; zero: there is none that counts
-	pause   time.Duration // from began to the beginning of the next reading, at least
+	began   time.Time     // when the latest reading began; zero: no reading counts
+	pause   time.Duration // the least time from began to the beginning of the next reading
 }
 
-// get returns the value if it is good enough, else it reads the value anew. A value that was read while get waited
-// counts as of age 0, however long the reading took.
+// get returns the value if it is good enough, and otherwise reads it again. A value whose reading began while get
+// waited counts as of age 0, however long the reading took.
 func (c *cached[T]) get(
 	ctx context.Context, good func(value T, age time.Duration) bool, read func() (T, error),
 ) (T, error) {
@@ -41,13 +41,13 @@ func (c *cached[T]) get(
 	var none T
 	if !c.began.IsZero() {
 		age := time.Since(c.began)
-		if c.began.After(asked) { // as fresh as a reading of its own would have been
+		if c.began.After(asked) { // it is as fresh as if this caller had read it
 			age = 0
 		}
 		if c.err == nil && good(c.value, age) {
 			return c.value, nil
 		}
-		if c.err != nil && age < errorShared {
+		if c.err != nil && age < errorMaxAge {
 			return none, c.err
 		}
 		if rest := time.Until(c.began.Add(c.pause)); rest > 0 {
@@ -60,7 +60,7 @@ func (c *cached[T]) get(
 	}
 	c.began = time.Now()
 	value, err := read()
-	if ctx.Err() != nil { // cut off, which says nothing about OCP
+	if ctx.Err() != nil { // the reading was cut off, which says nothing about OCP
 		c.began = time.Time{}
 		return none, ctx.Err()
 	}
@@ -73,7 +73,7 @@ func (c *cached[T]) get(
 }
 
 // peek returns the value and its age without waiting and without reading. ok is false while somebody reads the value,
-// and where the latest reading failed or none counts.
+// if the latest reading failed, and if no reading counts.
 func (c *cached[T]) peek() (value T, age time.Duration, ok bool) {
 	if !c.reading.TryLock() {
 		return value, 0, false
@@ -85,7 +85,7 @@ func (c *cached[T]) peek() (value T, age time.Duration, ok bool) {
 	return c.value, time.Since(c.began), true
 }
 
-// outdated reports whether nobody reads the value now and its latest reading began more than maxAge ago.
+// outdated reports whether the latest reading began more than maxAge ago, and nobody reads the value now.
 func (c *cached[T]) outdated(maxAge time.Duration) bool {
 	if !c.reading.TryLock() {
 		return false
@@ -97,20 +97,20 @@ func (c *cached[T]) outdated(maxAge time.Duration) bool {
 // byCluster is a cached value for each cluster. A request may name any cluster, also one that does not exist, so
 // outdated entries are pruned whenever there are twice as many entries as the last pruning left.
 type byCluster[T any] struct {
-	maxAge time.Duration // an entry that is older serves nobody
+	maxAge time.Duration // an older entry is of no use
 
 	mu      sync.Mutex // guards all below; never held while OCP is asked
 	entries map[int64]*cached[T]
 	pruneAt int // number of entries
 }
 
-// of returns the entry of a cluster, a new one where there is none.
+// of returns the entry of a cluster, or creates it.
 func (b *byCluster[T]) of(cluster int64) *cached[T] {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if len(b.entries) >= b.pruneAt {
 		maps.DeleteFunc(b.entries, func(_ int64, c *cached[T]) bool { return c.outdated(b.maxAge) })
-		b.pruneAt = max(prunedFrom, 2*len(b.entries))
+		b.pruneAt = max(minPruneAt, 2*len(b.entries))
 	}
 	if b.entries == nil {
 		b.entries = map[int64]*cached[T]{}
@@ -123,7 +123,7 @@ func (b *byCluster[T]) of(cluster int64) *cached[T] {
 	return c
 }
 
-// peek is cached.peek for a cluster; ok is false where the cluster has no entry.
+// peek is cached.peek for a cluster; ok is false if the cluster has no entry.
 func (b *byCluster[T]) peek(cluster int64) (value T, age time.Duration, ok bool) {
 	b.mu.Lock()
 	c := b.entries[cluster]

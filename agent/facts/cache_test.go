@@ -28,7 +28,7 @@ type asker struct {
 	t *testing.T
 	cached[int]
 	readings int
-	err      error         // what a reading comes to
+	err      error         // of a reading
 	took     time.Duration // of a reading
 }
 
@@ -66,7 +66,7 @@ func TestAValueReadSinceItWasAskedForIsFreshHoweverLongItsReadingTook(t *testing
 	a.want(0, 7, 0)
 }
 
-func TestOneReadingServesAllWhoWaitForIt(t *testing.T) {
+func TestOneReadingServesAllCallersThatWaitForIt(t *testing.T) {
 	t.Parallel()
 	const askers = 40
 	var c cached[int]
@@ -138,7 +138,7 @@ func TestReadingsThatAreCutOffSayNothing(t *testing.T) {
 	}
 }
 
-func TestASlowOCPIsLeftAloneForLongerBetweenReadings(t *testing.T) {
+func TestReadingsOfASlowOCPAreFurtherApart(t *testing.T) {
 	t.Parallel()
 	for took, pause := range map[time.Duration]time.Duration{
 		0:                     0,
@@ -181,8 +181,8 @@ func TestEntriesTooOldForAnybodyArePruned(t *testing.T) {
 	fresh := add(2, 0)
 	for cluster := range int64(10_000) {
 		add(10+cluster, 2*b.maxAge)
-		if len(b.entries) > 2*prunedFrom {
-			t.Fatalf("%d entries, want %d at most", len(b.entries), 2*prunedFrom)
+		if len(b.entries) > 2*minPruneAt {
+			t.Fatalf("%d entries, want %d at most", len(b.entries), 2*minPruneAt)
 		}
 	}
 	if b.of(1) != read || b.of(2) != fresh {

@@ -1,8 +1,9 @@
-// Package facts caches what OCP shows: which clusters and servers there are, and what goes on in them. Callers say how
-// old a fact may be for their purpose; those who ask at the same time share one reading.
+// Package facts caches everything that agents read from OCP: clusters, servers, topologies and tasks. Callers say how
+// old a fact may be for their purpose; callers that ask at the same time share one reading.
 //
-// directory.go owns the list of clusters and the servers in them, inventory.go writes that list down for commands
-// without access to OCP, cache.go is how a reading is shared.
+// directory.go owns the list of clusters and of the servers in each, and inventory.go publishes that list for commands
+// without access to OCP. facts.go reads what the guard needs of a cluster, and tasks.go polls tasks. cache.go shares a
+// reading. The package imports events, agent/guard and agent/ocp.
 package facts
 
 import (
@@ -15,12 +16,12 @@ import (
 	"github.com/obwarden/obwarden/agent/ocp"
 )
 
-// DirectoryAge is how old entries of the directory may be where only a name or an address is looked up: these hardly
-// ever change. Whether something may be done to a server is never decided by the directory.
+// DirectoryAge is how old entries of the directory may be for a caller that only looks up a name or an address: these
+// hardly ever change. The directory never decides whether an operation is safe.
 const DirectoryAge = time.Minute
 
-// ErrNotShown means that OCP answers and does not show what was asked for. Asking again does not help until OCP does.
-// Errors that match it have a text of their own.
+// ErrNotShown means that OCP answers, but does not show the cluster or server. Errors that match it have a text of
+// their own.
 var ErrNotShown = errors.New("OCP does not show it")
 
 // notShown is an error that matches ErrNotShown.
@@ -37,7 +38,7 @@ type Directory struct {
 	servers  byCluster[[]ocp.Server]
 }
 
-// NewDirectory makes a directory. It asks OCP when it is first used.
+// NewDirectory returns a directory. It asks OCP when it is first used.
 func NewDirectory(client *ocp.Client) *Directory {
 	return &Directory{client: client, servers: byCluster[[]ocp.Server]{maxAge: DirectoryAge}}
 }
@@ -51,7 +52,7 @@ func (d *Directory) Clusters(ctx context.Context, maxAge time.Duration) ([]ocp.C
 	return clusters, nil
 }
 
-// Name returns a cluster's name, and looks again before it says that there is none: "" where OCP shows no such cluster.
+// Name returns a cluster's name; "" if OCP shows no such cluster, also when asked again.
 func (d *Directory) Name(ctx context.Context, cluster int64) (string, error) {
 	clusters, err := d.readClusters(ctx, func(known []ocp.Cluster, age time.Duration) bool {
 		return age <= DirectoryAge && indexOf(known, cluster) >= 0
@@ -75,8 +76,8 @@ func indexOf(clusters []ocp.Cluster, id int64) int {
 	return slices.IndexFunc(clusters, func(c ocp.Cluster) bool { return c.ID == id })
 }
 
-// Servers returns the servers of a cluster, read at most DirectoryAge ago; ErrNotShown where OCP refuses to show them.
-// The caller must not change them.
+// Servers returns the servers of a cluster, read at most DirectoryAge ago; ErrNotShown if OCP refuses to show them. The
+// caller must not change them.
 func (d *Directory) Servers(ctx context.Context, cluster int64) ([]ocp.Server, error) {
 	servers, err := d.servers.of(cluster).get(ctx,
 		func(_ []ocp.Server, age time.Duration) bool { return age <= DirectoryAge },
@@ -94,12 +95,12 @@ func (d *Directory) Servers(ctx context.Context, cluster int64) ([]ocp.Server, e
 func (d *Directory) readServers(ctx context.Context, cluster int64) ([]ocp.Server, error) {
 	servers, err := d.client.Servers(ctx, cluster)
 	for i := range servers {
-		servers[i].ClusterID = cluster // an answer about another cluster is not trusted to say so
+		servers[i].ClusterID = cluster // whatever the answer says
 	}
 	return servers, err
 }
 
-// Server returns a server and the name of its cluster; ErrNotShown where OCP shows no such server, or no such cluster.
+// Server returns a server and the name of its cluster; ErrNotShown if OCP shows no such server or cluster.
 func (d *Directory) Server(ctx context.Context, cluster, server int64) (ocp.Server, string, error) {
 	clusters, err := d.Clusters(ctx, DirectoryAge)
 	if err != nil {

@@ -64,7 +64,7 @@ func (s *site) wantReadings(t *testing.T, clusters, servers int64) {
 	}
 }
 
-func TestAllWhoLookUpClustersShareOneReading(t *testing.T) {
+func TestAllCallersThatLookUpClustersShareOneReading(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	d := NewDirectory(s.client)
@@ -101,7 +101,7 @@ func TestANameThatIsNotKnownIsLookedUpAgain(t *testing.T) {
 	s.wantReadings(t, 2, 0)
 }
 
-func TestWhatOCPDoesNotShowIsToldFromAnOCPThatDoesNotAnswer(t *testing.T) {
+func TestAServerThatOCPDoesNotShowDiffersFromAnOCPThatDoesNotAnswer(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	d := NewDirectory(s.client)

@@ -11,18 +11,18 @@ import (
 	"github.com/obwarden/obwarden/events"
 )
 
-// inventoryInterval is how old the list of clusters may be that commands without access to OCP go by.
+// inventoryInterval is how old the list of clusters may be for commands without access to OCP.
 const inventoryInterval = 10 * time.Minute
 
-// KeepInventory writes down which clusters OCP shows until ctx ends, as events.Inventory in the control bucket, for
-// commands that have no access to OCP.
+// KeepInventory writes the list of clusters that OCP shows to the control bucket, as events.Inventory, until ctx ends.
+// Commands without access to OCP read it.
 func KeepInventory(ctx context.Context, directory *Directory, bucket jetstream.KeyValue, log *slog.Logger) {
 	tick := time.NewTicker(inventoryInterval)
 	defer tick.Stop()
 	i := inventory{directory: directory, bucket: bucket}
 	for {
 		if err := i.refresh(ctx); err != nil && ctx.Err() == nil {
-			log.Warn("the list of clusters is not written down for `obwarden pause`", "error", err)
+			log.Warn("cannot write the list of clusters for `obwarden pause`", "error", err)
 		}
 		select {
 		case <-ctx.Done():
@@ -32,7 +32,7 @@ func KeepInventory(ctx context.Context, directory *Directory, bucket jetstream.K
 	}
 }
 
-// inventory is the list of clusters with a memory of what was written.
+// inventory writes the list of clusters and remembers the list that it wrote last.
 type inventory struct {
 	directory *Directory
 	bucket    jetstream.KeyValue
@@ -40,8 +40,8 @@ type inventory struct {
 	wrote     bool
 }
 
-// refresh writes the list unless it is the one that this agent wrote last. It leaves the old list where it is while
-// OCP does not answer, which is no error of the inventory.
+// refresh writes the list unless this agent wrote the same list last. While OCP does not answer, the old list stays;
+// that is no error of the inventory.
 func (i *inventory) refresh(ctx context.Context) error {
 	clusters, err := i.directory.Clusters(ctx, DirectoryAge)
 	if err != nil {

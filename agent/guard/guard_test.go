@@ -547,7 +547,7 @@ func TestOldFactsCountOnlyForAWaitThatDoesNotRestOnThem(t *testing.T) {
 	}
 }
 
-func TestWhoWaitsForASlotHasAPlaceInTheQueue(t *testing.T) {
+func TestARequestThatWaitsForASlotHasAPlaceInTheQueue(t *testing.T) {
 	t.Parallel()
 	for _, c := range decisionCases() {
 		t.Run(c.name, func(t *testing.T) {

@@ -18,8 +18,9 @@ const (
 // maxTaken is the upper limit of a Fleet.
 const maxTaken = 4096
 
-// Record is what the agents have agreed on about one cluster: who took a slot and when, who waits for one, and the
-// history that rules look at. It is one value in a key-value bucket that all agents share, written by compare-and-set.
+// Record is what the agents have agreed on about one cluster: which operations took slots and when, which are queued,
+// and the history that rules look at. It is one value in a key-value bucket that all agents share, written by
+// compare-and-set.
 //
 // A record never says that a slot is free again: the last event of the slot's operation in the journal does. Fold
 // applies those events, and the agent that takes the next slot writes the folded record. So record and journal cannot
@@ -27,28 +28,29 @@ const maxTaken = 4096
 //
 // Methods change the receiver alone, never a value that a copy of it shares, and report whether anything changed.
 type Record struct {
-	// Generation grows whenever a slot is taken and, in a folded record, whenever one was freed: facts that were read
-	// under an older generation may not show that.
+	// Generation grows whenever an operation takes a slot and, in a folded record, whenever a slot became free. Facts
+	// that were read under an older generation may not show that yet.
 	Generation uint64   `json:"generation"`
 	Active     []Slot   `json:"active"`
-	Queue      []Ticket `json:"queue,omitempty"`  // operations that wait for a slot, first come first, at most MaxQueue
+	Queue      []Ticket `json:"queue,omitempty"`  // operations that wait for a slot, in the order of their requests
 	Recent     []Ended  `json:"recent,omitempty"` // oldest first, pruned by age
 	// Failures in a row, counted under the control revision FailuresUnder.
 	Failures      int    `json:"failures,omitempty"`
 	FailuresUnder uint64 `json:"failures_under,omitempty"`
 	LastFailure   string `json:"last_failure,omitempty"` // operation id
-	// Newest request for each server, where the policy lets a newer one supersede.
+	// Newest request for each server, if the policy lets a newer request supersede.
 	Newest map[int64]Ticket `json:"newest,omitempty"`
 }
 
-// Slot is the place that one operation took in its cluster when it was allowed. HeldBy says whether it still has it.
+// Slot is the permission to work in a cluster that an operation took when the guard allowed it. HeldBy reports whether
+// the operation still holds the slot.
 type Slot struct {
 	OperationID string      `json:"operation_id"`
 	Kind        events.Kind `json:"kind"`
 	ServerID    int64       `json:"server_id"`
 	Zone        string      `json:"zone"`
 	Since       time.Time   `json:"since"`
-	// Steps of the operation when it took the slot: a later event that says waiting or an end frees the slot.
+	// Steps of the operation when it took the slot. A later event that says waiting or an end frees the slot.
 	Steps int `json:"steps"`
 }
 
@@ -57,7 +59,7 @@ type Ticket struct {
 	OperationID string      `json:"operation_id"`
 	Kind        events.Kind `json:"kind"`
 	ServerID    int64       `json:"server_id"`
-	Sequence    uint64      `json:"sequence"` // of its request: the lower came first
+	Sequence    uint64      `json:"sequence"` // of its request: requests with a lower one go first
 }
 
 // Ended is an operation that was submitted and has ended.
@@ -99,9 +101,10 @@ func HolderOf(op events.Operation) Holder {
 	return Holder{Steps: op.Steps, State: op.State, Attempt: op.Attempt, EndedAt: op.EndedAt}
 }
 
-// HeldBy reports whether an operation whose last event is last still has the slot. The slot is free once an event after
-// the taking says that the operation waits or has ended. An operation that waits takes a slot in that very step; an
-// operation that has ended takes none before a person orders a retry, which is a later step.
+// HeldBy reports whether an operation whose last event is last still holds the slot. The slot is free once an event
+// after it was taken says that the operation waits or has ended. An operation may take its slot while its last event
+// says that it waits: that event, of the same step, does not free the slot. An operation that has ended takes no slot
+// before a person orders a retry, which is a later step.
 func (s Slot) HeldBy(last Holder) bool {
 	switch {
 	case last.State == "": // not in the journal: deleted by hand, or forgotten after an end
@@ -114,16 +117,16 @@ func (s Slot) HeldBy(last Holder) bool {
 	return true
 }
 
-// waits reports whether an operation whose last event is last still waits for its turn.
+// waits reports whether the operation still waits for a slot.
 func (h Holder) waits() bool { return h.State == events.Accepted || h.State == events.Waiting }
 
-// over reports whether an operation whose last event is last has ended, or is not in the journal any more.
+// over reports whether the operation has ended, or is not in the journal any more.
 func (h Holder) over() bool { return h.State == "" || h.State.Final() }
 
-// Fold returns the record as the last events of its operations leave it. Slots that are not held any more are taken out,
-// and operations that were submitted and have ended are remembered. Tickets of operations that do not wait any more are
-// dropped. last returns the last event of an operation, and false where it is not known: then its slot counts as held
-// and its ticket as valid.
+// Fold applies the last events of operations to the record and returns the result. It removes slots that their
+// operations do not hold any more, and tickets of operations that do not wait any more. It adds operations that were
+// submitted and have ended to the history. last returns the last event of an operation, or false if it is not known:
+// then its slot counts as held, and its ticket as valid.
 func (r Record) Fold(last func(operationID string) (Holder, bool), control Control) Record {
 	gone := func(id string, still func(Holder) bool) bool {
 		h, known := last(id)
@@ -153,7 +156,8 @@ func (r Record) Fold(last func(operationID string) (Holder, bool), control Contr
 	return r
 }
 
-// remember adds freed slots of operations that were submitted and have ended to the history, in the order of their ends.
+// remember adds freed slots of operations that were submitted and have ended to the history, in the order of their
+// ends.
 func (r *Record) remember(freed []Slot, last func(string) (Holder, bool), control Control) {
 	ended := make([]Ended, 0, len(freed))
 	for _, s := range freed {
@@ -168,7 +172,8 @@ func (r *Record) remember(freed []Slot, last func(string) (Holder, bool), contro
 	}
 	slices.SortStableFunc(ended, func(a, b Ended) int { return a.At.Compare(b.At) })
 	for _, e := range ended {
-		recent := slices.DeleteFunc(slices.Clone(r.Recent), func(other Ended) bool { return other.OperationID == e.OperationID })
+		same := func(other Ended) bool { return other.OperationID == e.OperationID }
+		recent := slices.DeleteFunc(slices.Clone(r.Recent), same)
 		at, _ := slices.BinarySearchFunc(recent, e, func(a, b Ended) int { return cmp.Or(a.At.Compare(b.At), -1) })
 		recent = slices.Insert(recent, at, e)
 		r.Recent = recent[max(0, len(recent)-MaxRecent):]
@@ -176,7 +181,8 @@ func (r *Record) remember(freed []Slot, last func(string) (Holder, bool), contro
 	}
 }
 
-// countFailure counts failures in a row: a success ends the row, and so does a person who resumes the cluster.
+// countFailure counts failures in a row. A success starts the count again, and so does a person who resumes the
+// cluster.
 func (r *Record) countFailure(e Ended, control Control) {
 	if r.FailuresUnder != control.Revision {
 		r.Failures, r.FailuresUnder, r.LastFailure = 0, control.Revision, ""
@@ -190,14 +196,14 @@ func (r *Record) countFailure(e Ended, control Control) {
 	}
 }
 
-// Take gives the slot to its operation, whose ticket it drops. A slot that the operation has already is stamped anew: it
-// stays the operation's until the journal is past the new step.
+// Take adds a slot and drops the operation's ticket. If the operation already holds a slot, Take renews it: the
+// operation holds it until the journal has a waiting or final event after the new step.
 func (r *Record) Take(slot Slot) bool {
 	r.Dequeue(slot.OperationID)
 	r.Generation++
 	active := slices.Clone(r.Active)
 	if i := r.slot(slot.OperationID); i >= 0 {
-		// An agent that has lost the operation may be late: it must not make the slot look older than it is, and so free.
+		// An agent that has lost the operation may write late. It must not make the slot look older, and so free.
 		slot.Steps = max(slot.Steps, active[i].Steps)
 		active[i] = slot
 	} else {
@@ -207,9 +213,10 @@ func (r *Record) Take(slot Slot) bool {
 	return true
 }
 
-// Enqueue keeps a ticket, in the place of the operation's older one. Of more than MaxQueue the first ones stay.
+// Enqueue adds a ticket in place of the operation's older one. Only the first MaxQueue tickets stay.
 func (r *Record) Enqueue(t Ticket) bool {
-	queue := slices.DeleteFunc(slices.Clone(r.Queue), func(other Ticket) bool { return other.OperationID == t.OperationID })
+	same := func(other Ticket) bool { return other.OperationID == t.OperationID }
+	queue := slices.DeleteFunc(slices.Clone(r.Queue), same)
 	at, _ := slices.BinarySearchFunc(queue, t, func(a, b Ticket) int { return cmp.Compare(a.Sequence, b.Sequence) })
 	queue = slices.Insert(queue, at, t)
 	queue = queue[:min(len(queue), MaxQueue)]
@@ -230,7 +237,7 @@ func (r *Record) Dequeue(operationID string) bool {
 	return true
 }
 
-// Announce notes a request, where it is the newest for its server.
+// Announce notes a request if it is the newest one for its server.
 func (r *Record) Announce(t Ticket) bool {
 	if t.Sequence <= r.Newest[t.ServerID].Sequence {
 		return false
@@ -244,7 +251,7 @@ func (r *Record) Announce(t Ticket) bool {
 	return true
 }
 
-// Holds reports whether an operation has a slot that was taken at its step or later.
+// Holds reports whether an operation has a slot that it took at the given step or later.
 func (r *Record) Holds(operationID string, step int) bool {
 	i := r.slot(operationID)
 	return i >= 0 && r.Active[i].Steps >= step
@@ -255,8 +262,8 @@ func (r *Record) Names(operationID string) bool {
 	return r.slot(operationID) >= 0 || r.queued(operationID) || r.newest(operationID)
 }
 
-// Frees reports whether an operation whose last event is last does not have its slot any more, or its place in the queue
-// or as the newest request. An operation that the record does not name frees nothing.
+// Frees reports whether an operation whose last event is last has lost its slot, its place in the queue or its place as
+// the newest request. An operation that the record does not name frees nothing.
 func (r *Record) Frees(operationID string, last Holder) bool {
 	if i := r.slot(operationID); i >= 0 {
 		return !r.Active[i].HeldBy(last)

@@ -95,7 +95,7 @@ func TestOperationsThatCalledNothingAreForgotten(t *testing.T) {
 	}
 }
 
-func TestFailuresInARowEndWithASuccessOrAPersonsWord(t *testing.T) {
+func TestFailuresInARowEndWithASuccessOrAResume(t *testing.T) {
 	t.Parallel()
 	end := func(r Record, control Control, id string, state events.State, at time.Time) Record {
 		r.Take(Slot{OperationID: id, Steps: 1})
@@ -130,7 +130,7 @@ func TestFailuresInARowEndWithASuccessOrAPersonsWord(t *testing.T) {
 	}
 }
 
-func TestTheQueueKeepsWhoCameFirst(t *testing.T) {
+func TestTheQueueKeepsTheFirstRequests(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		var r Record

@@ -13,16 +13,16 @@ import (
 // maxBatch is how many events go in one batch; the server's limit is 1,000.
 const maxBatch = 256
 
-// GroupCommit lets writes of many callers share a flush, which takes as long for a hundred messages as for one. A write
-// that comes alone goes at once and waits for no company; the writes that come while it is under way go together after
-// it. All methods may be called concurrently.
+// GroupCommit lets writes of many callers share a flush, which takes as long for a hundred messages as for one. A
+// single write goes at once. Writes that arrive while another one is under way go together after it. All methods may be
+// called concurrently.
 type GroupCommit struct {
 	js jetstream.JetStream
 
 	mu        sync.Mutex
-	busy      bool // somebody is appending, and will let those who wait go on
+	busy      bool // a caller is writing, and will promote one of the waiting writes
 	waiting   []*pending
-	noBatches bool // the server or the stream takes none
+	noBatches bool // the server or the stream accepts no batches
 }
 
 // NewGroupCommit returns a group that publishes through js.
@@ -31,21 +31,21 @@ func NewGroupCommit(js jetstream.JetStream) *GroupCommit { return &GroupCommit{j
 // pending is one write: messages of one operation or one record, the first of which is conditional.
 type pending struct {
 	ctx context.Context
-	// messages makes them anew: an attempt leaves its marks in the headers.
+	// messages creates them anew for each try, because a try changes their headers.
 	messages func() ([]*nats.Msg, error)
 	events   int
 
-	turn chan []*pending // sent to whoever is to append for all of these, itself among them
+	lead chan []*pending // promote sends the writes that the caller of this one is to write, itself included
 	done chan struct{}
-	// Set once done is closed: the sequence of the last event, or what went wrong.
+	// Set once done is closed: the sequence of the last event, or the error.
 	sequence uint64
 	err      error
 }
 
-// Publish writes n messages, in order, and returns the sequence of the last one once all are on disk. An error does not
-// say that they are not: the answer may have been lost. messages makes them anew for each try.
+// Publish writes n messages, in order, and returns the sequence of the last one once all are on disk. After an error
+// they may still be on disk: the answer may have been lost. messages creates them anew for each try.
 func (g *GroupCommit) Publish(ctx context.Context, n int, messages func() ([]*nats.Msg, error)) (uint64, error) {
-	p := &pending{ctx: ctx, messages: messages, events: n, turn: make(chan []*pending, 1), done: make(chan struct{})}
+	p := &pending{ctx: ctx, messages: messages, events: n, lead: make(chan []*pending, 1), done: make(chan struct{})}
 	g.mu.Lock()
 	if g.noBatches {
 		g.mu.Unlock()
@@ -63,14 +63,14 @@ func (g *GroupCommit) Publish(ctx context.Context, n int, messages func() ([]*na
 	g.mu.Unlock()
 	select {
 	case <-p.done:
-	case all := <-p.turn:
+	case all := <-p.lead:
 		g.publishAll(all)
 		g.promote()
 	}
 	return p.sequence, p.err
 }
 
-// promote lets one of the callers that came meanwhile write for all of them.
+// promote lets one of the callers that have arrived meanwhile write for all of them.
 func (g *GroupCommit) promote() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -82,12 +82,12 @@ func (g *GroupCommit) promote() {
 	if g.busy = n > 0; g.busy {
 		next := g.waiting[:n:n]
 		g.waiting = g.waiting[n:]
-		next[0].turn <- next
+		next[0].lead <- next
 	}
 }
 
-// publishAll writes all in one batch where that is cheaper. Where it is not, or where the batch is refused because one of
-// them conflicts, each is written for itself.
+// publishAll writes all in one batch if that is cheaper. Otherwise, or if the batch is refused because one of the
+// writes conflicts, it writes each by itself.
 func (g *GroupCommit) publishAll(all []*pending) {
 	events := 0
 	for _, p := range all {
@@ -103,6 +103,8 @@ func (g *GroupCommit) publishAll(all []*pending) {
 	appending.Wait()
 }
 
+// publishBatch writes all in one batch, and wakes their callers. After an error it has written none of them, or the
+// answer was lost.
 func (g *GroupCommit) publishBatch(all []*pending) error {
 	var msgs []*nats.Msg
 	for _, p := range all {
@@ -115,7 +117,8 @@ func (g *GroupCommit) publishBatch(all []*pending) error {
 	ctx, cancel := context.WithTimeout(all[0].ctx, appendTimeout)
 	defer cancel()
 	ack, err := jetstreamext.PublishMsgBatch(ctx, g.js, msgs)
-	if errors.Is(err, jetstreamext.ErrBatchPublishNotEnabled) || errors.Is(err, jetstreamext.ErrBatchPublishUnsupportedHeader) {
+	if errors.Is(err, jetstreamext.ErrBatchPublishNotEnabled) ||
+		errors.Is(err, jetstreamext.ErrBatchPublishUnsupportedHeader) {
 		g.mu.Lock()
 		g.noBatches = true
 		g.mu.Unlock()
@@ -123,7 +126,7 @@ func (g *GroupCommit) publishBatch(all []*pending) error {
 	if err != nil {
 		return err
 	}
-	sequence := ack.Sequence - uint64(len(msgs)) // they lie one behind the other
+	sequence := ack.Sequence - uint64(len(msgs)) // a batch has consecutive sequences
 	for _, p := range all {
 		sequence += uint64(p.events)
 		p.sequence = sequence

@@ -110,8 +110,8 @@ func TestTheSequenceOfAnAppendIsItsOwn(t *testing.T) {
 	}
 }
 
-// TestWhoGivesUpWhileOthersAppendHoldsNobodyUp cancels one of those that wait.
-func TestWhoGivesUpWhileOthersAppendHoldsNobodyUp(t *testing.T) {
+// TestACallerThatGivesUpDelaysNoOtherAppend cancels one of the callers that wait.
+func TestACallerThatGivesUpDelaysNoOtherAppend(t *testing.T) {
 	t.Parallel()
 	_, j, _ := newJournal(t)
 	gone, cancel := context.WithCancel(t.Context())

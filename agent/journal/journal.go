@@ -17,30 +17,30 @@ import (
 	"github.com/obwarden/obwarden/events"
 )
 
-// ErrConflict means that another agent has appended to the operation: this agent does not hold it any more.
+// ErrConflict means that another agent has appended to the operation: this agent does not hold the operation any more.
 var ErrConflict = errors.New("another agent has written this operation")
 
 const (
-	// batchFrom is the number of events from which one atomic batch is cheaper than as many single appends: a batch costs
-	// about 2 ms whatever its size, a flushed append about 0.3 ms.
+	// batchFrom is the number of events from which one atomic batch is cheaper than as many single appends: a batch
+	// costs about 2 ms whatever its size, a flushed append about 0.3 ms.
 	batchFrom = 8
-	// appendTimeout is how long one try of an append may take, and the longest pause between two tries; then the journal
-	// is read to find out the outcome. The answer to an append is lost whenever NATS is restarted.
+	// appendTimeout is how long one try of an append may take, and the longest pause between two tries. After a failed
+	// try the agent reads the journal to find out the outcome: the answer to an append is lost whenever NATS restarts.
 	appendTimeout = 2 * time.Second
 )
 
-// Journal is the stream of all events. An append is a compare-and-set on the last event of its operation, so that of two
-// agents that believe that they own an operation only one can append. All methods may be called concurrently.
+// Journal is the stream of all events. An append is a compare-and-set on the last event of its operation, so that of
+// two agents that believe that they own an operation only one can append. All methods may be called concurrently.
 type Journal struct {
 	stream jetstream.Stream
 	group  *GroupCommit
 	log    *slog.Logger
 	count  Counters
 
-	lastErr atomic.Pointer[error] // why the latest append failed; nil: it did not
+	lastErr atomic.Pointer[error] // why the latest append failed; nil if it did not
 }
 
-// Counters are told of every append. All of them must be set and safe for concurrent use.
+// Counters are called for every append. All of them must be set and safe for concurrent use.
 type Counters struct {
 	Appended func(took time.Duration) // one append or batch is on disk
 	Conflict func()                   // another agent has written the operation
@@ -52,7 +52,7 @@ func New(stream jetstream.Stream, group *GroupCommit, log *slog.Logger, count Co
 	return &Journal{stream: stream, group: group, log: log, count: count}
 }
 
-// Err is why the latest append failed, for as long as appends do; nil otherwise.
+// Err returns why the latest append failed; nil if it did not.
 func (j *Journal) Err() error {
 	if err := j.lastErr.Load(); err != nil {
 		return fmt.Errorf("journal cannot be written: %w", *err)
@@ -60,12 +60,12 @@ func (j *Journal) Err() error {
 	return nil
 }
 
-// Last returns the operation as its last event left it; see the function Last.
+// Last returns the operation as of its last event; see the function Last.
 func (j *Journal) Last(ctx context.Context, operationID string) (Entry, error) {
 	return Last(ctx, j.stream, operationID)
 }
 
-// At returns the operation as the event at a sequence of the journal left it; ErrConflict where that event is gone.
+// At returns the operation as of the event at a sequence of the journal. It returns ErrConflict if that event is gone.
 func (j *Journal) At(ctx context.Context, operationID string, sequence uint64) (Entry, error) {
 	msg, err := j.stream.GetMsg(ctx, sequence)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
@@ -84,9 +84,10 @@ func (j *Journal) At(ctx context.Context, operationID string, sequence uint64) (
 	return Entry{Operation: e.Operation, Sequence: msg.Sequence}, nil
 }
 
-// Append writes events of one operation behind after: in order, and all or none of them where they go as a batch. It
-// returns once they are on disk. While NATS does not answer it keeps trying until ctx ends: an operation without its
-// journal must stand still. It returns ErrConflict where after is no longer the operation's last event.
+// Append appends events of one operation after the entry after, in order; a batch is written as a whole or not at all.
+// It returns once the events are on disk. While NATS does not answer, it keeps trying until ctx ends, because an
+// operation must not go on without its journal. It returns ErrConflict if after is no longer the operation's last
+// event.
 func (j *Journal) Append(ctx context.Context, after Entry, appended []events.Event) (Entry, error) {
 	batch := len(appended) >= batchFrom
 	for len(appended) > 0 {
@@ -96,7 +97,7 @@ func (j *Journal) Append(ctx context.Context, after Entry, appended []events.Eve
 		}
 		last, err := j.appendUntilKnown(ctx, after, appended[:n])
 		if batch && refusesBatches(err) {
-			batch = false // one by one, then
+			batch = false // append the events one by one
 			continue
 		}
 		if err != nil {
@@ -107,12 +108,13 @@ func (j *Journal) Append(ctx context.Context, after Entry, appended []events.Eve
 	return after, nil
 }
 
-// appendUntilKnown publishes until the journal holds the events, or another agent's. An error of the publish alone never
-// decides: the message may have been stored before the answer was lost, and a cluster answers a known event id as a
-// duplicate even if the event was another agent's. The journal's content decides.
+// appendUntilKnown publishes until the journal has these events, or events of another agent. The content of the journal
+// decides, not the error of the publish: the server may have stored the message although its answer was lost, and a
+// NATS cluster reports a known event id as a duplicate even if the event was another agent's.
 func (j *Journal) appendUntilKnown(ctx context.Context, after Entry, appended []events.Event) (Entry, error) {
 	var last Entry
-	backoff := retry.WithJitterPercent(20, retry.WithCappedDuration(appendTimeout, retry.NewExponential(50*time.Millisecond)))
+	backoff := retry.NewExponential(50 * time.Millisecond)
+	backoff = retry.WithJitterPercent(20, retry.WithCappedDuration(appendTimeout, backoff))
 	err := retry.Do(ctx, backoff, func(ctx context.Context) error {
 		began := time.Now()
 		sequence, published := j.publish(ctx, after, appended)
@@ -126,7 +128,8 @@ func (j *Journal) appendUntilKnown(ctx context.Context, after Entry, appended []
 		switch {
 		case err != nil:
 			j.tryFailed(published)
-			j.log.Warn("journal neither written nor read, trying again", "event", appended[0].EventID(), "error", published)
+			j.log.Warn("journal neither written nor read, trying again",
+				"event", appended[0].EventID(), "error", published)
 			return retry.RetryableError(errors.Join(published, err))
 		case isOurs(found, appended[len(appended)-1]):
 			j.lastErr.Store(nil) // it is on disk: only the answer was lost
@@ -152,7 +155,8 @@ func (j *Journal) tryFailed(err error) {
 	j.count.Failed()
 }
 
-// isOurs compares whole documents: another agent's event may have the same number.
+// isOurs reports whether the journal has this very event. It compares whole documents, because an event of another
+// agent may have the same number.
 func isOurs(found Entry, e events.Event) bool {
 	ours, err := e.Message()
 	if err != nil {
@@ -162,17 +166,19 @@ func isOurs(found Entry, e events.Event) bool {
 	return err == nil && bytes.Equal(ours.Data, theirs.Data)
 }
 
-// isPermanent reports that no number of tries makes the message smaller, or the server another.
+// isPermanent reports whether another try would fail in the same way.
 func isPermanent(err error) bool { return errors.Is(err, nats.ErrMaxPayload) || refusesBatches(err) }
 
-// refusesBatches reports that the stream was made without batches, that the server is older than 2.14 and takes no
-// message ids in them, or that it has too many under way.
+// refusesBatches reports whether the stream was created without batches, the server is older than 2.14 and accepts no
+// message ids in batches, or too many batches are under way.
 func refusesBatches(err error) bool {
-	return errors.Is(err, jetstreamext.ErrBatchPublishNotEnabled) || errors.Is(err, jetstreamext.ErrBatchPublishUnsupportedHeader) ||
-		errors.Is(err, jetstreamext.ErrBatchPublishTooManyInflight) || errors.Is(err, jetstreamext.ErrAtomicPublishTooManyInflight)
+	return errors.Is(err, jetstreamext.ErrBatchPublishNotEnabled) ||
+		errors.Is(err, jetstreamext.ErrBatchPublishUnsupportedHeader) ||
+		errors.Is(err, jetstreamext.ErrBatchPublishTooManyInflight) ||
+		errors.Is(err, jetstreamext.ErrAtomicPublishTooManyInflight)
 }
 
-// errDuplicate is the server's word that it knows the event's id.
+// errDuplicate means that the server already knows the id of the event.
 var errDuplicate = errors.New("an event of this id is in the journal already")
 
 func (j *Journal) publish(ctx context.Context, after Entry, appended []events.Event) (sequence uint64, err error) {
@@ -190,8 +196,9 @@ func (j *Journal) publish(ctx context.Context, after Entry, appended []events.Ev
 }
 
 // IsConflict reports whether a write was refused because somebody else has written the subject. Streams with several
-// copies have a code of their own for that.
+// replicas have an error code of their own for that.
 func IsConflict(err error) bool {
 	e, ok := errors.AsType[*jetstream.APIError](err)
-	return ok && (e.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence || e.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant)
+	return ok && (e.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence ||
+		e.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant)
 }

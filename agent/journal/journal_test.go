@@ -127,8 +127,8 @@ func TestAnAppendEndsWithItsContextWhileTheStreamIsGone(t *testing.T) {
 	}
 }
 
-// TestTheJournalIsWellAgainOnceItAnswers: readiness rests on Err. The append that meets a lost answer, or a conflict, may
-// be the last for hours.
+// TestTheJournalIsWellAgainOnceItAnswers: readiness rests on Err. The append that meets a lost answer, or a conflict,
+// may be the last for hours.
 func TestTheJournalIsWellAgainOnceItAnswers(t *testing.T) {
 	t.Parallel()
 	_, j, _ := newJournal(t)

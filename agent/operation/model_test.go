@@ -38,7 +38,7 @@ type world struct {
 }
 
 // budget bounds what may go wrong on the way to a state.
-type budget struct{ crashes, redeliveries, troubles, duplicates, orders int }
+type budget struct{ crashes, redeliveries, faults, duplicates, orders int }
 
 type modelAgent struct {
 	holds  bool
@@ -108,8 +108,8 @@ func (c *modelChecker) violate(kind string, w world) {
 	}
 }
 
-// key names the state, whichever of the two agents is which; without the budget
-// where what may still go wrong does not matter.
+// key names the state, whichever of the two agents is which. withBudget says whether
+// the faults that may still happen are a part of it.
 func (w world) key(withBudget bool) string {
 	var agents [2]string
 	for i, a := range w.agents {
@@ -236,12 +236,12 @@ func (c *modelChecker) moves(w world, i int) []world {
 		return []world{c.commit(w, i)}
 	}
 	var next []world
-	move := func(trouble int, what string, in Input, change func(*world)) {
-		if w.budget.troubles < trouble {
+	move := func(fault int, what string, in Input, change func(*world)) {
+		if w.budget.faults < fault {
 			return
 		}
 		n := w.then("agent %d: %s: %s", i, a.do, what)
-		n.budget.troubles -= trouble
+		n.budget.faults -= fault
 		n.agents[i].input = in
 		if change != nil {
 			change(&n)
@@ -272,7 +272,7 @@ func (c *modelChecker) moves(w world, i int) []world {
 	return next
 }
 
-type mover func(trouble int, what string, in Input, change func(*world))
+type mover func(fault int, what string, in Input, change func(*world))
 
 // lose is what the shell does when an action has begun and its outcome reaches no step: the plan that the step function
 // made for that case.
@@ -424,12 +424,12 @@ func (c *modelChecker) heal(w world) {
 func TestModelNoSecondTaskAndAlwaysAnEnd(t *testing.T) {
 	t.Parallel()
 	bounds := []budget{
-		{crashes: 1, redeliveries: 1, troubles: 2, duplicates: 1, orders: 1},
-		{crashes: 2, redeliveries: 2, troubles: 2},
-		{redeliveries: 1, troubles: 4},
+		{crashes: 1, redeliveries: 1, faults: 2, duplicates: 1, orders: 1},
+		{crashes: 2, redeliveries: 2, faults: 2},
+		{redeliveries: 1, faults: 4},
 	}
 	if testing.Short() {
-		bounds = []budget{{crashes: 1, redeliveries: 1, troubles: 1, duplicates: 1}}
+		bounds = []budget{{crashes: 1, redeliveries: 1, faults: 1, duplicates: 1}}
 	}
 	for _, bound := range bounds {
 		t.Run(fmt.Sprintf("%+v", bound), func(t *testing.T) {
@@ -536,7 +536,7 @@ func TestModelFindsPlantedFaults(t *testing.T) {
 			d := soundDesign()
 			plant(&d)
 			c := &modelChecker{design: d}
-			c.explore(world{budget: budget{crashes: 1, redeliveries: 2, troubles: 2, duplicates: 1, orders: 1}}, 3_000_000)
+			c.explore(world{budget: budget{crashes: 1, redeliveries: 2, faults: 2, duplicates: 1, orders: 1}}, 3_000_000)
 			if len(c.violations) == 0 {
 				t.Errorf("not noticed in %d states", len(c.seen))
 			}

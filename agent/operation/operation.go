@@ -2,8 +2,8 @@
 // which events to append and what to do after that. It does no I/O, has no clock and starts no goroutine.
 //
 // Read operation.go first. request.go holds the steps up to the intent to call OCP, call.go the steps from the call to
-// a task, task.go the steps that follow the task, trace.go what OCP shows of a call whose answer was lost. The scenarios
-// in testdata/operation read as conversations. The package imports events, agent/guard and agent/ocp.
+// a task, task.go the steps that follow the task, trace.go what OCP shows of a call whose answer was lost. The
+// scenarios in testdata/operation read as conversations. The package imports events, agent/guard and agent/ocp.
 package operation
 
 import (
@@ -19,18 +19,18 @@ const (
 	// RetryAfter is the pause before OCP is asked again after it did not answer.
 	RetryAfter = 5 * time.Second
 
-	maxAttempts         = 5           // calls that may have arrived, before a person is asked
-	refusalsUntilFailed = 5           // looks in a row that OCP refuses before the refusal is believed
-	maxEventsALook      = 32          // further changes of one look share one event
+	maxAttempts         = 5           // calls that may have arrived, until the operation fails
+	refusalsUntilFailed = 5           // looks in a row that OCP refuses, until the operation fails
+	maxEventsALook      = 32          // if a look finds more changes than that, they share one event
 	reconcileAfter      = time.Second // until OCP is asked what became of an unanswered call
 	unsettledSettles    = 10          // settle times that a server may be moving without a visible task
 	maxWarnings         = 16          // kept in the document, the latest
 	maxApprovals        = 16          // kept in the document, the latest
 	logExcerptBytes     = 4 << 10     // of a failed subtask's log in the document
 
-	// waitingNews is the least time between two events that differ only in the place in the queue. The time grows to
-	// a third of the time that the operation has waited.
-	waitingNews = 10 * time.Second
+	// minRepeat is the least time between two events that differ only in the place in the queue. The time grows to a
+	// third of the time that the operation has waited.
+	minRepeat = 10 * time.Second
 )
 
 // Action is the next thing to do for an operation, once every event of the step is in the journal.
@@ -40,20 +40,20 @@ type Action string
 const (
 	Decide    Action = "decide"    // ask the guard → Decided
 	Submit    Action = "submit"    // call OCP once → Answered
-	Reconcile Action = "reconcile" // find out what became of a call → Reconciled
+	Reconcile Action = "reconcile" // look in OCP for the outcome of a call → Reconciled
 	Look      Action = "look"      // at OCP's task → Looked
 	Readmit   Action = "readmit"   // ask the guard whether OCP may run its failed task again → Decided
-	RetryTask Action = "retry"     // have OCP run it again, once → Again
+	RetryTask Action = "retry"     // ask OCP once to run it again → Again
 	Finish    Action = "finish"    // acknowledge the request
 )
 
-// Effects is what a step asks for: append the events, and only when they are durable do the action, not before At.
+// Effects is what follows from a step: append the events and, only once they are durable, do the action, not before At.
 type Effects struct {
 	Append []events.Event
 	Do     Action    // empty: the plan made before stays
 	At     time.Time // zero: now
-	// IfLost is the action to do instead of a second Do, should the outcome of Do not reach the next step: the agent
-	// starts Do at most once. Empty: Do may be done again.
+	// IfLost is the next action if the outcome of Do does not reach the next step. The agent starts Do at most once
+	// then. Empty: Do may be done again.
 	IfLost Action
 }
 
@@ -66,15 +66,15 @@ type (
 		events.Received
 		Sequence     uint64         // in the request stream
 		At           time.Time      // when the stream took it
-		Refusal      *events.Reason // set: it must be refused
-		OperationKey string         // names the operation where the request's own key must not
+		Refusal      *events.Reason // why it must be refused; nil: it is valid
+		OperationKey string         // names the operation if the request's own key belongs to another request
 	}
 	// Resumed is a message whose operation is in the journal already: its agent died, shut down or was too slow to
 	// keep the message alive.
 	Resumed struct{}
-	// Duplicated is the same request again, Count times.
+	// Duplicated is the same request, received Count more times.
 	Duplicated struct{ Count int }
-	// Ordered is a person's order.
+	// Ordered is an order that a person gave.
 	Ordered struct {
 		events.Order
 		Sequence uint64 // of the message, which owns the operation from a retry on
@@ -90,8 +90,8 @@ type (
 		Error    *events.Error    // of the verdict Fail
 		Policy   string           // hash of the policy
 		Findings []events.Finding // rule by rule, of a dry run
-		GiveUp   time.Time        // when the policy lets it wait no longer; zero: never
-		Holds    bool             // it holds a slot that it took before it waited
+		GiveUp   time.Time        // when the operation has waited for as long as the policy allows; zero: never
+		Holds    bool             // the operation holds a slot that it took before
 		Offset   time.Duration    // OCP's clock minus ours
 		FactsAt  time.Time        // when the facts behind the decision were read
 	}
@@ -100,23 +100,23 @@ type (
 		Task ocp.Task
 		Err  error
 	}
-	// Reconciled is what OCP shows after a call whose outcome nobody knows.
+	// Reconciled is what OCP shows after a call whose answer is lost.
 	Reconciled struct {
 		Finding
-		Since time.Time     // from when the settle time counts
-		Age   time.Duration // of the finding, at most: a look takes time, and a call may take effect meanwhile
+		Since time.Time     // the settle time counts from here
+		Age   time.Duration // of the finding, at most: a look takes time, and the call may take effect meanwhile
 		Cause error         // why the outcome is unknown; nil: the agent died
 	}
 	// Looked is one look at OCP's task.
 	Looked struct {
 		Task     ocp.Task
-		Unmoved  bool   // set: the task runs and has not changed, and Task is empty
-		Log      string // of the failed subtask, where there is one
+		Unmoved  bool   // the task runs and has not changed, and Task is empty
+		Log      string // of the failed subtask, if there is one
 		Err      error
-		Failures int           // looks in a row that failed, this one included
-		Refusals int           // looks in a row that OCP refused, this one included
-		Refused  time.Duration // for how long it has refused them
-		Since    time.Time     // from when the settle time of a retry counts; zero: from RetriedAt
+		Failures int           // looks in a row that failed, including this one
+		Refusals int           // looks in a row that OCP refused, including this one
+		Refused  time.Duration // since the first of these
+		Since    time.Time     // the settle time of a retry counts from here; zero: from RetriedAt
 		Age      time.Duration // of the look, at most
 	}
 )
@@ -131,17 +131,17 @@ func (Answered) input()   {}
 func (Reconciled) input() {}
 func (Looked) input()     {}
 
-// Fail is the verdict where OCP refuses to show the facts that the guard needs. The guard itself never gives it.
+// Fail is the verdict if OCP refuses to show the facts that the guard needs. The guard itself never returns it.
 const Fail guard.Verdict = "fail"
 
 // Machine is the life of an operation. What Step returns depends on its arguments alone, so that all its methods may be
 // called concurrently.
 //
-// Two rules make it safe. Every call to OCP has an event of its own in the journal that was there before the call; and
-// Submit follows from nothing but the step that appended this event. An agent that finds the event in the journal and
-// does not know the outcome of the call reconciles.
+// Two rules make it safe. Every call to OCP has an event of its own, which is in the journal before the call. Submit
+// follows only from the step that appended this event: an agent that finds the event in the journal, and does not know
+// the outcome of the call, reconciles.
 type Machine struct {
-	Agent      string        // who writes, in every event
+	Agent      string        // name of the agent, in every event
 	Settle     time.Duration // how long after an unanswered call it may still take effect
 	StallAfter time.Duration // how long a task may stay unchanged before it is reported as stalled
 	PollMin    time.Duration // spacing of looks while a task moves
@@ -217,20 +217,22 @@ func SameHolder(past, last events.Operation) bool {
 	return last.Steps == past.Steps || last.State.Final()
 }
 
-// Undecided reports whether the operation waits for a decision: only then may the guard's answer be acted upon. A call
-// that did not arrive leads back to the guard, too.
+// Undecided reports whether the operation waits for a decision. A call that did not arrive leads back to the guard, so
+// an operation in the state submitting may wait for one, too.
 func Undecided(op events.Operation) bool {
 	return ActionFor(op.State) == Decide || op.State == events.Submitting
 }
 
-// Spacing of looks at a task that last moved at the given time: the longer it has not moved, the longer it may be left
-// alone. An event is late by an eighth of the time that the step took, at most.
+// Spacing returns the time between two looks at a task. The longer the task has not moved, the longer it is: an eighth
+// of that time, so that an event is late by an eighth of the time that its subtask took, at most.
 func (m Machine) Spacing(moved, now time.Time) time.Duration {
 	return min(max(now.Sub(moved)/8, m.PollMin), m.PollMax)
 }
 
 // event moves op on to its next event.
-func (m Machine) event(op *events.Operation, token events.State, now time.Time, changes ...events.Change) []events.Event {
+func (m Machine) event(
+	op *events.Operation, token events.State, now time.Time, changes ...events.Change,
+) []events.Event {
 	op.Schema = events.OperationSchema
 	op.N++
 	op.Agent = m.Agent
@@ -250,7 +252,7 @@ func (m Machine) event(op *events.Operation, token events.State, now time.Time, 
 	return []events.Event{{Operation: *op, Token: token}}
 }
 
-// refresh repeats op's state where the journal would otherwise forget it.
+// refresh repeats op's state if the journal would otherwise forget it.
 func (m Machine) refresh(op *events.Operation, now time.Time) []events.Event {
 	if !m.stale(*op, now) {
 		return nil
@@ -263,8 +265,8 @@ func (m Machine) stale(op events.Operation, now time.Time) bool {
 	return m.Refresh > 0 && now.Sub(op.UpdatedAt) >= m.Refresh
 }
 
-// failed ends an operation. The reason repeats the error's code and message: a consumer of events finds the cause in one
-// place, however the operation ended.
+// failed ends an operation. The reason repeats the error's code and message, so that a consumer of events finds the
+// cause in one place, however the operation ended.
 func (m Machine) failed(op events.Operation, e events.Error, now time.Time) Effects {
 	op.Error = &e
 	op.Reason = &events.Reason{Code: e.Code, Message: e.Message}

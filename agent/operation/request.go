@@ -10,7 +10,7 @@ import (
 	"github.com/obwarden/obwarden/events"
 )
 
-// The steps from a request to the intent to call OCP, and what people order meanwhile.
+// The steps from a request to the intent to call OCP, and the orders that people give.
 
 func (m Machine) received(in Received, now time.Time) Effects {
 	op := events.Operation{
@@ -38,7 +38,7 @@ func (m Machine) decided(op events.Operation, in Decided, now time.Time) Effects
 	switch {
 	case in.Verdict == Fail:
 		return m.failed(op, *in.Error, now)
-	case in.Verdict == guard.Reject && op.Attempt > 0: // the state rejected would say that nothing was ever sent
+	case in.Verdict == guard.Reject && op.Attempt > 0: // the state rejected would mean that nothing was ever sent
 		op.Policy = in.Policy
 		return m.failed(op, events.Error{Code: in.Reason.Code, Message: in.Reason.Message}, now)
 	case in.Verdict == guard.Reject:
@@ -63,7 +63,8 @@ func (m Machine) decided(op events.Operation, in Decided, now time.Time) Effects
 	case op.Request.Expired(now):
 		return m.expired(op, in, fmt.Sprintf("not submitted by %s", op.Request.ExpiresAt.Format(time.RFC3339)), now)
 	case waits && !in.GiveUp.IsZero() && !now.Before(in.GiveUp):
-		return m.expired(op, in, fmt.Sprintf("waited for %s, as long as the policy lets it (max_wait)", in.GiveUp.Sub(op.RequestedAt)), now)
+		waited := in.GiveUp.Sub(op.RequestedAt)
+		return m.expired(op, in, fmt.Sprintf("waited for %s, as long as the policy allows (max_wait)", waited), now)
 	case waits:
 		return m.waits(op, in, now)
 	}
@@ -77,11 +78,11 @@ func (m Machine) decided(op events.Operation, in Decided, now time.Time) Effects
 	return Effects{Append: m.event(&op, events.Submitting, now), Do: Submit, IfLost: Reconcile}
 }
 
-// RefuseOrder returns why an operation that stands at op does not take an order; nil where it does. An order to retry
-// that is delivered again after it, or a later one, was obeyed is not obeyed a second time.
+// RefuseOrder returns why an operation that stands at op does not take an order; nil if it does. An order to retry is
+// not obeyed again if it is delivered again, and not after a later one was obeyed.
 func RefuseOrder(op events.Operation, o Ordered) error {
 	if o.Verb == events.Retry && o.Sequence <= op.RequestSequence && !o.At.After(op.RequestedAt) {
-		return errors.New("it, or a later order to retry, was obeyed")
+		return errors.New("this order to retry, or a later one, was obeyed already")
 	}
 	return op.Accepts(o.Order)
 }
@@ -105,9 +106,9 @@ func (m Machine) ordered(op events.Operation, in Ordered, now time.Time) Effects
 	return Effects{Append: m.event(&op, events.Running, now), Do: Readmit, IfLost: Look}
 }
 
-// readmitted goes on to the retry where the guard allows it. The guard takes its time, and the call needs an event right
-// before it like any other call: an agent that takes the operation up later counts from that event how long the call may
-// still take effect.
+// readmitted goes on to the retry if the guard allows it. Like any other call, the retry needs an event right before
+// it: the guard may have taken long, and an agent that takes up the operation later counts the settle time from that
+// event.
 func (m Machine) readmitted(op events.Operation, in Decided, now time.Time) Effects {
 	switch in.Verdict {
 	case guard.Allow:
@@ -116,7 +117,8 @@ func (m Machine) readmitted(op events.Operation, in Decided, now time.Time) Effe
 	case Fail:
 		return m.failed(op, *in.Error, now)
 	}
-	return m.failed(op, events.Error{Code: in.Reason.Code, Message: fmt.Sprintf("task %d was not retried: %s", op.Task.ID, in.Reason.Message)}, now)
+	message := fmt.Sprintf("task %d was not retried: %s", op.Task.ID, in.Reason.Message)
+	return m.failed(op, events.Error{Code: in.Reason.Code, Message: message}, now)
 }
 
 func signed(what string, o events.Order) string {
@@ -137,9 +139,9 @@ func (m Machine) expired(op events.Operation, in Decided, message string, now ti
 	return Effects{Append: m.event(&op, events.Expired, now), Do: Finish}
 }
 
-// waits appends an event only if there is news. An operation whose reason stays the same says so once; its place in the
-// queue, and the operation before it, it repeats now and then. An operation that holds a slot writes its event in any
-// case: that event frees the slot.
+// waits appends an event only if the reason has changed. A new place in the queue, or another operation before it, is
+// not reported at once, but now and then. An operation that holds a slot always appends an event, because that event
+// frees the slot.
 func (m Machine) waits(op events.Operation, in Decided, now time.Time) Effects {
 	at := in.Reason.Until
 	for _, end := range []time.Time{op.Request.ExpiresAt, in.GiveUp} {
@@ -148,12 +150,13 @@ func (m Machine) waits(op events.Operation, in Decided, now time.Time) Effects {
 		}
 	}
 	if was := op.Reason; op.State == events.Waiting && was != nil && !in.Holds && !m.stale(op, now) {
-		recent := now.Sub(op.UpdatedAt) < max(waitingNews, now.Sub(op.RequestedAt)/3)
+		recent := now.Sub(op.UpdatedAt) < max(minRepeat, now.Sub(op.RequestedAt)/3)
 		same := was.Code == in.Reason.Code
-		unchanged := same && was.Message == in.Reason.Message && was.Position == in.Reason.Position && op.Policy == in.Policy
-		blind := in.Reason.Code == events.CodeStaleTopology // another error each time, and often over at the next look
+		unchanged := same && was.Message == in.Reason.Message && was.Position == in.Reason.Position &&
+			op.Policy == in.Policy
+		unseen := in.Reason.Code == events.CodeStaleTopology // the error differs each time, and is often over soon
 		inQueue := was.Position > 0 && in.Reason.Position > 0
-		if unchanged || same && blind || recent && (same || inQueue || blind && was.Position > 0) {
+		if unchanged || same && unseen || recent && (same || inQueue || unseen && was.Position > 0) {
 			return Effects{Do: Decide, At: at}
 		}
 	}

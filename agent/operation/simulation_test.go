@@ -10,7 +10,7 @@ import (
 var simulationSeed = flag.Uint64("seed", 0, "of the simulation; 0: a new one, printed")
 
 // TestSimulation walks through the model at random, far deeper than it can be
-// enumerated: each walk may meet a dozen of each kind of trouble before it is healed.
+// enumerated: each walk may meet a dozen of each kind of fault before it is healed.
 // A failure is replayed by its seed.
 func TestSimulation(t *testing.T) {
 	t.Parallel()
@@ -26,7 +26,7 @@ func TestSimulation(t *testing.T) {
 	}
 	for range walks {
 		c := &modelChecker{design: soundDesign(), seen: map[string]bool{}, healed: map[string]bool{}, violations: map[string]string{}}
-		w := world{budget: budget{crashes: 12, redeliveries: 12, troubles: 12, duplicates: 12, orders: 3}}
+		w := world{budget: budget{crashes: 12, redeliveries: 12, faults: 12, duplicates: 12, orders: 3}}
 		for range 20 + random.IntN(200) {
 			c.queue = c.queue[:0]
 			clear(c.seen)

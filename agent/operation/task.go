@@ -9,10 +9,9 @@ import (
 	"github.com/obwarden/obwarden/events"
 )
 
-// What a look at OCP's task comes to: the part of Machine that follows it, pure too.
+// The steps that follow OCP's task.
 
-// looked appends an event for each change since the last look, and the end where
-// the task has come to it.
+// looked appends an event for each change since the last look, and the last event if the task has ended.
 func (m Machine) looked(op events.Operation, in Looked, now time.Time) Effects {
 	if in.Err != nil {
 		return m.lookFailed(op, in, now)
@@ -49,7 +48,8 @@ func (m Machine) looked(op events.Operation, in Looked, now time.Time) Effects {
 func (m Machine) lookFailed(op events.Operation, in Looked, now time.Time) Effects {
 	if ocp.ClassOf(in.Err) == ocp.Refused && in.Refusals >= refusalsUntilFailed && in.Refused >= m.Settle {
 		e := Failure(events.CodeOutcomeUnknown, in.Err)
-		e.Message = fmt.Sprintf("OCP took the %s as task %d, but does not show it: %s; does the user have TASK_VIEWER? Look at the task in OCP", op.Kind, op.Task.ID, e.Message)
+		e.Message = fmt.Sprintf("OCP took the %s as task %d, but does not show it: %s; "+
+			"does the user have TASK_VIEWER? Look at the task in OCP", op.Kind, op.Task.ID, e.Message)
 		return m.failed(op, e, now)
 	}
 	wait := m.PollMin
@@ -63,7 +63,7 @@ func (m Machine) lookFailed(op events.Operation, in Looked, now time.Time) Effec
 func (m Machine) progress(op *events.Operation, next events.Task, now time.Time) []events.Event {
 	changes := difference(op.Task, next)
 	if len(changes) == 0 {
-		// What no one waits for (times, ids of edges) goes into the next event.
+		// Changes that nobody waits for (times, ids of edges) go into the next event.
 		op.Task = &next
 		return nil
 	}
@@ -76,7 +76,7 @@ func (m Machine) progress(op *events.Operation, next events.Task, now time.Time)
 	for i, c := range changes {
 		step := next
 		if i < len(changes)-1 {
-			step = before(next, *op.Task, changes[i+1:])
+			step = taskBefore(next, *op.Task, changes[i+1:])
 		}
 		task := step
 		op.Task = &task
@@ -85,8 +85,8 @@ func (m Machine) progress(op *events.Operation, next events.Task, now time.Time)
 	return appended
 }
 
-// before is task as it stood while pending was still to come.
-func before(task, past events.Task, pending []events.Change) events.Task {
+// taskBefore returns task as it was before the pending changes.
+func taskBefore(task, past events.Task, pending []events.Change) events.Task {
 	was := make(map[int64]events.Subtask, len(past.Subtasks))
 	for _, s := range past.Subtasks {
 		was[s.ID] = s
@@ -115,7 +115,7 @@ func before(task, past events.Task, pending []events.Change) events.Task {
 	return task
 }
 
-// difference lists what moved, subtasks in topological order, the task itself last.
+// difference lists the changes: of subtasks in topological order, then of the task itself.
 func difference(past *events.Task, next events.Task) []events.Change {
 	was := make(map[int64]events.Subtask, len(past.Subtasks))
 	for _, s := range past.Subtasks {
@@ -135,7 +135,7 @@ func difference(past *events.Task, next events.Task) []events.Change {
 	return changes
 }
 
-// end is the last event: what OCP's task came to.
+// end appends the last event, which says how OCP's task ended.
 func (m Machine) end(op events.Operation, in Looked, now time.Time) Effects {
 	switch {
 	case in.Task.Status == ocp.StatusFailed:
@@ -152,7 +152,8 @@ func (m Machine) end(op events.Operation, in Looked, now time.Time) Effects {
 }
 
 func taskFailure(op events.Operation, in Looked) events.Error {
-	e := events.Error{Code: events.CodeSubtaskFailed, Message: fmt.Sprintf("task %d (%s) failed in OCP", in.Task.ID, in.Task.Name)}
+	message := fmt.Sprintf("task %d (%s) failed in OCP", in.Task.ID, in.Task.Name)
+	e := events.Error{Code: events.CodeSubtaskFailed, Message: message}
 	for _, s := range op.Task.Subtasks {
 		if s.Status == ocp.StatusFailed {
 			e.SubtaskID, e.Subtask, e.Log = s.ID, s.Name, excerpt(in.Log)
@@ -166,7 +167,7 @@ func taskFailure(op events.Operation, in Looked) events.Error {
 	return e
 }
 
-// excerpt is the end of a log: the last lines say what went wrong.
+// excerpt returns the end of a log, because the last lines say what went wrong.
 func excerpt(log string) string {
 	log = strings.ToValidUTF8(strings.TrimSpace(log), "\uFFFD")
 	if len(log) <= logExcerptBytes {
@@ -187,9 +188,8 @@ func lastLine(log string) string {
 	return line
 }
 
-// mergeTask is the document's view of what OCP shows, past being the last one.
-// OCP's answers differ in how much they tell: what a poorer answer leaves out is
-// kept from the richer one before it.
+// mergeTask returns OCP's task as the document shows it. Some answers of OCP leave fields out that others have: these
+// keep their value in past, the previous view.
 func mergeTask(past *events.Task, seen ocp.Task, now time.Time) events.Task {
 	if past == nil {
 		past = &events.Task{ID: seen.ID, MovedAt: now.UTC()}
@@ -234,8 +234,8 @@ func mergeSubtask(past events.Subtask, seen ocp.Subtask, now time.Time) events.S
 	return next
 }
 
-// timeSubtask takes OCP's own times where it tells them, else when the agent saw
-// the subtask change. Times of one subtask come from one clock only.
+// timeSubtask sets the times of a subtask: OCP's own if it shows them, otherwise the times at which the agent saw the
+// subtask change. All times of one subtask come from one clock.
 func timeSubtask(next *events.Subtask, past events.Subtask, seen ocp.Subtask, now time.Time) {
 	ended := next.Status == ocp.StatusSuccessful || next.Status == ocp.StatusFailed
 	switch {
@@ -248,13 +248,13 @@ func timeSubtask(next *events.Subtask, past events.Subtask, seen ocp.Subtask, no
 	case past.Timing == events.TimingOCP && past.Status == next.Status:
 		next.Timing, next.StartedAt, next.FinishedAt = past.Timing, past.StartedAt, past.FinishedAt
 	case !started(next.Status):
-		// Not yet, or not again: nothing to measure.
+		// The subtask does not run: nothing to measure.
 	case !started(past.Status) || !ended && past.Status != next.Status:
 		next.Timing = events.TimingObserved
 		if !ended {
 			next.StartedAt = now.UTC()
 		} else {
-			next.FinishedAt = now.UTC() // it ran between two looks: nobody saw it start
+			next.FinishedAt = now.UTC() // it started and ended between two looks: its start is not known
 		}
 	default:
 		next.Timing, next.StartedAt, next.FinishedAt = past.Timing, past.StartedAt, past.FinishedAt
@@ -271,7 +271,7 @@ func started(status string) bool {
 	return status != "" && status != ocp.StatusPending && status != ocp.StatusReady
 }
 
-// progress is the share of subtasks that are done.
+// progress returns the share of subtasks that are done.
 func progress(subtasks []events.Subtask) float64 {
 	if len(subtasks) == 0 {
 		return 0

@@ -11,41 +11,39 @@ import (
 	"github.com/obwarden/obwarden/events"
 )
 
-// Outcome is what OCP shows after a call whose answer is not known.
+// Outcome says what OCP shows after a call whose answer is lost.
 type Outcome string
 
 // The outcomes of a reconciliation.
 const (
 	Found      Outcome = "found"      // the task that the call started
-	Done       Outcome = "done"       // the server is in the wanted state, no task is to be seen
-	InBetween  Outcome = "in_between" // the server is on its way somewhere, no task is to be seen
+	Done       Outcome = "done"       // the server is in the wanted state, and OCP shows no task
+	InBetween  Outcome = "in_between" // the server is moving to another status, and OCP shows no task
 	Nothing    Outcome = "nothing"    // no trace of the call
-	Unclear    Outcome = "unclear"    // tasks that may be it, and no way to tell
+	Unclear    Outcome = "unclear"    // tasks that the call may have started, and no way to tell
 	Forbidden  Outcome = "forbidden"  // OCP does not let this user look
 	Unreadable Outcome = "unreadable" // OCP does not answer
 )
 
-// Finding is an outcome with the task, where there is one, and what a person
-// should know of it.
+// Finding is an outcome with the task, if there is one, and a note for people.
 type Finding struct {
 	Outcome Outcome
 	Task    ocp.Task
 	Note    string
 }
 
-// ClockTolerance is how much earlier than the call, by OCP's clock as the agent
-// knows it, a task may have started and still be the call's: some clocks are known
-// from headers of a resolution of one second.
+// ClockTolerance is how much earlier than the call a task may seem to have started and still be the call's. The agent
+// knows OCP's clock from HTTP headers, some of which have a resolution of one second.
 const ClockTolerance = 2 * time.Second
 
 // Evidence is what OCP shows of a cluster after a call.
 type Evidence struct {
-	Tasks    []ocp.Task // of the cluster, in full where that was needed
+	Tasks    []ocp.Task // of the cluster, in full
 	Topology ocp.Topology
 }
 
-// Trace finds the task of op's latest call in the evidence. Of several tasks it takes the earliest: any other can only
-// have been started after it.
+// Trace finds the task of op's latest call in the evidence. If several tasks match, it takes the earliest: somebody
+// else must have started the later ones.
 func Trace(op events.Operation, e Evidence) Finding {
 	server, _, _ := e.Topology.Server(op.ServerID)
 	var certain, possible []ocp.Task
@@ -63,28 +61,31 @@ func Trace(op events.Operation, e Evidence) Finding {
 		return found(certain)
 	case len(possible) == 1 && (wanted || moving):
 		f := found(possible)
-		f.Note = fmt.Sprintf("; it does not say for certain that it is this one, but server %d is %s and there is no other", op.ServerID, server.Status)
+		f.Note = fmt.Sprintf("; OCP does not show for certain that the call started this task, but server %d is %s "+
+			"and there is no other task", op.ServerID, server.Status)
 		return f
 	case len(possible) > 0:
-		return Finding{Outcome: Unclear, Note: fmt.Sprintf("OCP shows %d tasks that may be it, %v, while server %d is %s",
+		return Finding{Outcome: Unclear, Note: fmt.Sprintf(
+			"OCP shows %d tasks that the call may have started, %v, while server %d is %s",
 			len(possible), taskIDs(possible), op.ServerID, server.Status)}
 	case wanted:
 		return Finding{Outcome: Done, Note: fmt.Sprintf("server %d is %s", op.ServerID, server.Status)}
 	case moving:
-		return Finding{Outcome: InBetween, Note: fmt.Sprintf("server %d is %s and OCP shows no task of it", op.ServerID, server.Status)}
+		return Finding{Outcome: InBetween, Note: fmt.Sprintf(
+			"server %d is %s and OCP shows no task for it", op.ServerID, server.Status)}
 	}
 	return Finding{Outcome: Nothing}
 }
 
 // Candidate reports whether a task in OCP's list may turn out to be the one that op's latest call started, once it is
-// read in full: lists do not always say which server a task is about. hostID is that of op's server; 0: not known.
+// read in full: lists do not always say which server a task is about. hostID is the host of op's server; 0: not known.
 func Candidate(op events.Operation, t ocp.Task, hostID int64) bool {
 	does, onServer := about(op, t, hostID)
 	return min(does, onServer, startedSince(t, op.OCPTime)) != ocp.No
 }
 
 // mayBe reports whether a task in full is the one that op's latest call started. A task that says neither what it does
-// nor to which server is nobody's.
+// nor to which server never counts.
 func mayBe(op events.Operation, t ocp.Task, hostID int64) ocp.Answer {
 	does, onServer := about(op, t, hostID)
 	if does == ocp.Unknown && onServer == ocp.Unknown {
@@ -100,8 +101,8 @@ func about(op events.Operation, t ocp.Task, hostID int64) (does, onServer ocp.An
 }
 
 // startedSince reports whether a task may have been started by a call at the moment called, by OCP's clock. A task that
-// was over before the call is older in any case; where OCP tells whole seconds, a task that was over in the second of the
-// call may be either.
+// had ended before the call is older in any case. If OCP shows whole seconds only, a task that ended in the second of
+// the call may be either.
 func startedSince(t ocp.Task, called time.Time) ocp.Answer {
 	started := t.StartedAt
 	if started.IsZero() {
@@ -142,8 +143,8 @@ func taskIDs(tasks []ocp.Task) []int64 {
 	return ids
 }
 
-// wantedStatus reports whether a server is in the state that op leads to, or is moving from one state to another. A state
-// that the guard does not take for done before a call is not done after it either: the server is halfway.
+// wantedStatus reports whether a server is in the state that op leads to, or is moving from one state to another. It
+// agrees with the guard: a state that needs a call before the call is not the wanted state after it, but halfway to it.
 func wantedStatus(op events.Operation, server ocp.Server) (wanted, moving bool) {
 	server.Status, server.InnerStatus = strings.ToUpper(server.Status), strings.ToUpper(server.InnerStatus)
 	if guard.Fulfilled(op, server) {

@@ -96,7 +96,7 @@ func TestOnlyTheWantedStatusIsAsGoodAsATask(t *testing.T) {
 	}
 }
 
-// OCP may tell the ends of tasks in whole seconds, and one may be over within that of the call.
+// OCP may show the ends of tasks in whole seconds, and a task may have ended in the second of the call.
 func TestATaskThatWasOverInTheSecondOfTheCallMayBeTheCalls(t *testing.T) {
 	t.Parallel()
 	called := time.Date(2026, 11, 24, 22, 0, 11, int(300*time.Millisecond), time.UTC)

@@ -12,33 +12,34 @@ import (
 )
 
 const (
-	// verifyEvery is how long an operation counts as the holder of its slot before a decision asks the journal again.
-	// Events that free a slot are watched: this is for a message that the watch missed.
+	// verifyEvery is how long an operation counts as the holder of its slot before a decision reads the journal again.
+	// The agent watches events that free a slot: this is for events that the watch has missed.
 	verifyEvery = 5 * time.Second
-	// verifyTickets is how many tickets at the head of the queue, as far as their operations may wait, a decision asks the
-	// journal for.
+	// verifyTickets is the number of tickets whose operations a decision verifies: from the head of the queue, as far as
+	// their operations may still wait.
 	verifyTickets = 4
 )
 
-// lastSeen is the last event of an operation as far as this agent knows it.
-type lastSeen struct {
+// lastEvent is the last event of an operation, as far as this agent knows.
+type lastEvent struct {
 	guard.Holder
-	sequence uint64    // in the journal
-	heard    uint64    // sequence of a later event that was announced and not read yet
-	readAt   time.Time // zero: never
+	sequence  uint64    // in the journal
+	announced uint64    // sequence of a later event that the watch has shown, and that nobody has read yet
+	readAt    time.Time // zero: never
 }
 
-// view is a record, folded, and what it was folded from.
+// view is a folded record, and the versions of the record and the events in it.
 type view struct {
 	record   guard.Record
 	revision uint64 // of the record in the bucket
-	changes  uint64 // of the cluster in Slots
+	changes  uint64 // of the cluster, as in Slots
 }
 
-// version tells views apart. Both parts only ever grow, so a view that has anything later has a higher version.
+// version returns the version of the view. Both parts only ever grow, so a later view has a higher version.
 func (v view) version() uint64 { return v.revision + v.changes }
 
-// view is what this agent knows of a cluster, all of it at one moment: a decision must not miss a change between two looks.
+// view returns what this agent knows of a cluster at one moment, under one lock: a decision must not miss a change
+// between two looks.
 func (s *Slots) view(cluster int64) (view, error) {
 	control := s.pauses.Of(cluster)
 	s.mu.Lock()
@@ -55,7 +56,7 @@ func (s *Slots) view(cluster int64) (view, error) {
 	return view{record: folded, revision: revision, changes: s.changes[cluster]}, nil
 }
 
-// generation continues the count of a record that was lost: facts from before the loss must stay outdated.
+// generation continues the count after a record was lost, so that facts from before the loss stay outdated.
 type generation struct{ base, latest uint64 }
 
 func (g *generation) count(n uint64) uint64 {
@@ -65,10 +66,10 @@ func (g *generation) count(n uint64) uint64 {
 
 func (g *generation) lost() { g.base = g.latest + 1 }
 
-// last is the holder as its last event that was read left it; false: none was read.
-func (h lastSeen) last() (guard.Holder, bool) { return h.Holder, !h.readAt.IsZero() }
+// last returns the holder as of the last event that was read; false if none was read.
+func (h lastEvent) last() (guard.Holder, bool) { return h.Holder, !h.readAt.IsZero() }
 
-// verified is the view of op's cluster, with all read that op's decision rests on.
+// verified returns the view of op's cluster, after it has read all events that op's decision rests on.
 func (s *Slots) verified(ctx context.Context, op events.Operation) (view, error) {
 	for {
 		record, revision, err := knownAs[guard.Record](s, clusterKey(op.ClusterID))
@@ -82,9 +83,9 @@ func (s *Slots) verified(ctx context.Context, op events.Operation) (view, error)
 	}
 }
 
-// verify reads those last events from the journal that op's decision rests on and that are not known, or are known for
-// too long. An event that cannot be read leaves its slot held: that can only make op wait. Where operations at the head of
-// the queue turn out to be over, the next ones are at its head: nobody may write the record for long.
+// verify reads the last events that op's decision rests on from the journal, if they are unknown or were read too long
+// ago. If an event cannot be read, its slot counts as held, which can only make op wait. If operations at the head of the
+// queue turn out to be over, verify goes on with the next ones: nobody may write the record for a long time.
 func (s *Slots) verify(ctx context.Context, op events.Operation, record guard.Record) {
 	asked := map[string]bool{}
 	for {
@@ -99,7 +100,8 @@ func (s *Slots) verify(ctx context.Context, op events.Operation, record guard.Re
 				return
 			}
 			if err != nil {
-				s.log.Warn("the last event of an operation cannot be read; its slot counts as held", "operation_id", id, "cluster", op.ClusterID, "error", err)
+				s.log.Warn("the last event of an operation cannot be read; its slot counts as held",
+					"operation_id", id, "cluster", op.ClusterID, "error", err)
 				continue
 			}
 			s.store(op.ClusterID, id, entry)
@@ -107,6 +109,7 @@ func (s *Slots) verify(ctx context.Context, op events.Operation, record guard.Re
 	}
 }
 
+// unverified lists the operations whose last events verify must read.
 func (s *Slots) unverified(op events.Operation, record guard.Record) []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -114,8 +117,9 @@ func (s *Slots) unverified(op events.Operation, record guard.Record) []string {
 	var ids []string
 	add := func(id string, settled func(guard.Holder) bool) {
 		h := holders[id]
-		read := !h.readAt.IsZero() && h.heard <= h.sequence
-		if id == "" || id == op.OperationID || read && (settled(h.Holder) || time.Since(h.readAt) < verifyEvery) || slices.Contains(ids, id) {
+		read := !h.readAt.IsZero() && h.announced <= h.sequence
+		if id == "" || id == op.OperationID || slices.Contains(ids, id) ||
+			read && (settled(h.Holder) || time.Since(h.readAt) < verifyEvery) {
 			return
 		}
 		ids = append(ids, id)
@@ -147,22 +151,23 @@ func (s *Slots) store(cluster int64, id string, entry journal.Entry) (frees bool
 	h.Holder, h.sequence, h.readAt = guard.HolderOf(entry.Operation), max(h.sequence, entry.Sequence), time.Now()
 	s.hold(cluster, id, h)
 	record, _, err := knownLocked[guard.Record](s, clusterKey(cluster))
-	if frees = err == nil && record.Frees(id, h.Holder); frees != (known && record.Frees(id, before)) || frees && h.Holder != before {
+	frees = err == nil && record.Frees(id, h.Holder)
+	if frees != (known && record.Frees(id, before)) || frees && h.Holder != before {
 		s.changes[cluster]++
 		return frees
 	}
 	return false
 }
 
-func (s *Slots) hold(cluster int64, id string, h lastSeen) {
+func (s *Slots) hold(cluster int64, id string, h lastEvent) {
 	if s.holders[cluster] == nil {
-		s.holders[cluster] = map[string]lastSeen{}
+		s.holders[cluster] = map[string]lastEvent{}
 	}
 	s.holders[cluster][id] = h
 }
 
-// Saw takes in an event that this agent has appended, and reports whether it frees a slot or a place in the queue: others
-// may wait for that.
+// Saw notes an event that this agent has appended. It reports whether the event frees a slot or a place in the queue,
+// so that the agent can wake other operations.
 func (s *Slots) Saw(entry journal.Entry) bool {
 	op := entry.Operation
 	if op.State != events.Waiting && !op.State.Final() {
@@ -172,25 +177,28 @@ func (s *Slots) Saw(entry journal.Entry) bool {
 	return err == nil && record.Names(op.OperationID) && s.store(op.ClusterID, op.OperationID, entry)
 }
 
-// announcement is an event of any agent that may free a slot or a place in the queue, as its subject and headers show it.
+// announcement is an event of any agent that may free a slot or a place in the queue, as its subject and headers show
+// it.
 type announcement struct {
 	cluster  int64
 	id       string
-	holder   guard.Holder // without the time of the end; Steps may count duplicates in
+	holder   guard.Holder // without the time of the end; Steps may include duplicates
 	sequence uint64
 }
 
-// heard takes in an announcement, and reports whether it frees anything: the next decision reads the event. An event that
-// comes before the record that it frees something in is read once the record is there.
-func (s *Slots) heard(a announcement) bool {
+// noteEvent notes an announcement, and reports whether it frees a slot or a place: then the next decision reads the
+// event. If an event arrives before the record in which it frees something, a decision reads it once the record is
+// there.
+func (s *Slots) noteEvent(a announcement) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	record, _, err := knownLocked[guard.Record](s, clusterKey(a.cluster))
 	h := s.holders[a.cluster][a.id]
-	if err != nil || a.sequence <= max(h.sequence, h.heard) || !record.Frees(a.id, a.holder) { // known, as this agent's own are
+	known := a.sequence <= max(h.sequence, h.announced) // as events of this agent are
+	if err != nil || known || !record.Frees(a.id, a.holder) {
 		return false
 	}
-	h.heard = a.sequence
+	h.announced = a.sequence
 	s.hold(a.cluster, a.id, h)
 	s.changes[a.cluster]++
 	return true
@@ -200,7 +208,7 @@ func (s *Slots) heard(a announcement) bool {
 func (s *Slots) prune(cluster int64, record guard.Record) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	maps.DeleteFunc(s.holders[cluster], func(id string, _ lastSeen) bool { return !record.Names(id) })
+	maps.DeleteFunc(s.holders[cluster], func(id string, _ lastEvent) bool { return !record.Names(id) })
 	if len(s.holders[cluster]) == 0 {
 		delete(s.holders, cluster)
 	}

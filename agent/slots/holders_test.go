@@ -79,14 +79,14 @@ func TestAnEndThatWasAnnouncedIsReadWhateverIsReadBefore(t *testing.T) {
 		t.Fatal(err)
 	}
 	announced := announcement{cluster: 1, id: holder.OperationID, holder: guard.Holder{State: end.State, Steps: end.N}, sequence: last.Sequence}
-	if !a.heard(announced) {
+	if !a.noteEvent(announced) {
 		t.Error("nobody was told of the end")
 	}
 	a.store(1, holder.OperationID, older)
 	if taken, _ := a.take(waits); !taken {
 		t.Error("the holder counts as holding although its end was announced")
 	}
-	if a.heard(announced) {
+	if a.noteEvent(announced) {
 		t.Error("somebody was told of the end once more")
 	}
 	a.store(1, holder.OperationID, older)
@@ -176,7 +176,7 @@ func TestAnEndThatIsWatchedBeforeItsSlotIsReadOnceTheSlotIsThere(t *testing.T) {
 	holder, waits := other.accept(1, "holder"), other.accept(1, "waits")
 	other.take(holder)
 	end, _ := other.append(1, "holder", events.Cancelled, nil)
-	if a.heard(announcement{cluster: 1, id: holder.OperationID, holder: guard.HolderOf(end), sequence: 100}) {
+	if a.noteEvent(announcement{cluster: 1, id: holder.OperationID, holder: guard.HolderOf(end), sequence: 100}) {
 		t.Error("told of an operation that no record names")
 	}
 	if err := a.read(t.Context(), clusterKey(1)); err != nil {
@@ -231,7 +231,7 @@ func TestAnEventIsAnnouncedWhereItFreesSomething(t *testing.T) {
 					return s.Saw(journal.Entry{Operation: op, Sequence: 10})
 				},
 				"another's event": func(s *Slots) bool {
-					return s.heard(announcement{cluster: test.cluster, id: test.id, holder: guard.Holder{State: test.state, Steps: test.steps}, sequence: 10})
+					return s.noteEvent(announcement{cluster: test.cluster, id: test.id, holder: guard.Holder{State: test.state, Steps: test.steps}, sequence: 10})
 				},
 			} {
 				s := New(nil, nil, nil, NewPauses(nil, nil), nil)

@@ -172,5 +172,5 @@ func (a *agent) heardOf(cluster int64, id string) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	h := a.holders[cluster][id]
-	return h.heard > 0 || h.State.Final() || h.State == events.Waiting
+	return h.announced > 0 || h.State.Final() || h.State == events.Waiting
 }

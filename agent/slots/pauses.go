@@ -12,8 +12,7 @@ import (
 	"github.com/obwarden/obwarden/events"
 )
 
-// Pauses is what people have paused, as this agent knows it by watching the bucket. All methods may be called
-// concurrently.
+// Pauses knows which clusters people have paused, by watching the bucket. All methods may be called concurrently.
 type Pauses struct {
 	bucket jetstream.KeyValue
 	log    *slog.Logger
@@ -22,10 +21,10 @@ type Pauses struct {
 	known map[int64]pause
 }
 
-// pause is the latest word on a cluster, or on events.AllClusters.
+// pause is the latest value of a cluster, or of events.AllClusters.
 type pause struct {
 	events.Pause
-	guard.Control // Revision and ChangedAt of it
+	guard.Control // its Revision and ChangedAt
 }
 
 // NewPauses returns the pauses of a bucket; Watch learns them.
@@ -33,19 +32,19 @@ func NewPauses(bucket jetstream.KeyValue, log *slog.Logger) *Pauses {
 	return &Pauses{bucket: bucket, log: log, known: map[int64]pause{}}
 }
 
-// Of is what people have said about a cluster.
+// Of returns the pauses that apply to a cluster.
 func (p *Pauses) Of(cluster int64) guard.Control {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	all, own := p.known[events.AllClusters], p.known[cluster]
 	latest := own.Control
-	if all.Revision > own.Revision { // both are revisions of one bucket: a person who resumes all forgives all
+	if all.Revision > own.Revision { // both are revisions of one bucket: resuming all clusters resumes this one
 		latest = all.Control
 	}
 	return guard.Control{All: all.Pause, Cluster: own.Pause, Revision: latest.Revision, ChangedAt: latest.ChangedAt}
 }
 
-// Paused lists the clusters that are paused, events.AllClusters among them where all are.
+// Paused lists the clusters that are paused; events.AllClusters is one of them if all are.
 func (p *Pauses) Paused() []int64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -58,20 +57,21 @@ func (p *Pauses) Paused() []int64 {
 	return paused
 }
 
-// Watch learns pauses until ctx ends, and calls changed with the cluster, or events.AllClusters. It calls ready once it
-// knows every earlier pause.
+// Watch watches pauses until ctx ends, and calls changed with the cluster, or events.AllClusters, after each change. It
+// calls ready once it knows every earlier pause.
 func (p *Pauses) Watch(ctx context.Context, ready func(), changed func(cluster int64)) error {
 	return watch(ctx, p.bucket, events.PauseKeys, ready, func(entry jetstream.KeyValueEntry) {
 		cluster, said, err := events.DecodePause(entry.Key(), entry.Value())
 		if entry.Operation() != jetstream.KeyValuePut {
-			said = events.Pause{} // deleted by hand: nobody holds anything back
+			said = events.Pause{} // deleted by hand: not paused
 		}
 		if err != nil {
 			p.log.Warn("a pause that names no cluster has no effect", "bucket", events.ControlBucket, "error", err)
 			return
 		}
+		control := guard.Control{Revision: entry.Revision(), ChangedAt: entry.Created().UTC()}
 		p.mu.Lock()
-		p.known[cluster] = pause{Pause: said, Control: guard.Control{Revision: entry.Revision(), ChangedAt: entry.Created().UTC()}}
+		p.known[cluster] = pause{Pause: said, Control: control}
 		p.mu.Unlock()
 		p.log.Info("paused or resumed", "key", entry.Key(), "paused", said.Paused, "by", said.By, "reason", said.Reason)
 		changed(cluster)

@@ -20,9 +20,9 @@ import (
 	"github.com/obwarden/obwarden/events"
 )
 
-// ErrRecord is a record that cannot be understood, or cannot be kept: nothing is done in its cluster. It is no error of
-// an operation.
-var ErrRecord = errors.New("it cannot be understood")
+// ErrRecord means that a record cannot be decoded, or that its bucket is gone: the agent does nothing in the cluster.
+// It is no error of an operation.
+var ErrRecord = errors.New("its record in the bucket cannot be used")
 
 // fleetKey is the key of the record of all clusters together.
 const fleetKey = "fleet"
@@ -34,54 +34,57 @@ type Slots struct {
 	events  jetstream.Stream
 	pauses  *Pauses
 	log     *slog.Logger
-	writers [64]sync.Mutex // writers of this agent queue instead of failing each other
+	writers [64]sync.Mutex // by cluster: writers of one agent wait for each other, so that their writes do not conflict
 
 	mu      sync.Mutex
 	known   map[string]versioned
-	writing map[string]versioned          // by this agent: the watch often shows it before the answer to the write comes
-	holders map[int64]map[string]lastSeen // by cluster and operation: of operations that its record names
-	changes map[int64]uint64              // by cluster: how often a decision sees another record without a new revision
+	writing map[string]versioned           // this agent's latest writes: the watch may show one before its answer comes
+	holders map[int64]map[string]lastEvent // by cluster and operation, for operations that the record names
+	changes map[int64]uint64               // by cluster: changes of what a decision sees, other than new revisions
 
 	generations map[int64]*generation
 }
 
-// versioned is a value with its revision in the bucket; revision 0 where there is none.
+// versioned is a value with its revision in the bucket; revision 0 if there is none.
 type versioned struct {
 	value    []byte
 	revision uint64
-	decoded  any // of value, once somebody has asked: it is asked for far more often than it changes
+	decoded  any // value, decoded when it is first needed: it is needed far more often than it changes
 }
 
-// New returns the slots that are kept in bucket, of operations whose events are in stream. Watch learns them.
-func New(bucket jetstream.KeyValue, group *journal.GroupCommit, stream jetstream.Stream, pauses *Pauses, log *slog.Logger) *Slots {
+// New returns the slots that are kept in bucket, of operations whose events are in stream. Watch fills its cache.
+func New(
+	bucket jetstream.KeyValue, group *journal.GroupCommit, stream jetstream.Stream, pauses *Pauses, log *slog.Logger,
+) *Slots {
 	return &Slots{
 		bucket: bucket, group: group, events: stream, pauses: pauses, log: log,
-		known: map[string]versioned{}, writing: map[string]versioned{}, holders: map[int64]map[string]lastSeen{}, changes: map[int64]uint64{},
-		generations: map[int64]*generation{},
+		known: map[string]versioned{}, writing: map[string]versioned{}, holders: map[int64]map[string]lastEvent{},
+		changes: map[int64]uint64{}, generations: map[int64]*generation{},
 	}
 }
 
 func clusterKey(cluster int64) string { return strconv.FormatInt(cluster, 10) }
 
-// Record is the record of a cluster as this agent knows it, folded by the events that it knows.
+// Record returns the record of a cluster as this agent knows it, with the events that it knows folded in.
 func (s *Slots) Record(cluster int64) guard.Record {
 	v, err := s.view(cluster)
 	if err != nil {
-		return guard.Record{} // an update of it meets the error
+		return guard.Record{} // Update returns the error
 	}
 	return v.record
 }
 
-// Fleet is the record of all clusters together as this agent knows it.
+// Fleet returns the record of all clusters together, as this agent knows it.
 func (s *Slots) Fleet() guard.Fleet {
 	fleet, _, err := knownAs[guard.Fleet](s, fleetKey)
 	if err != nil {
-		return guard.Fleet{} // an update of it meets the error
+		return guard.Fleet{} // UpdateFleet returns the error
 	}
 	return fleet
 }
 
-// Version grows with each change of what a decision sees of a cluster: its record, or the events of its operations.
+// Version returns a number that grows with each change of what a decision sees of a cluster: its record, or the last
+// events of the operations that it names.
 func (s *Slots) Version(cluster int64) uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -102,11 +105,13 @@ func (s *Slots) Clusters() []int64 {
 	return clusters
 }
 
-// Update changes the record of op's cluster. It first asks the journal for events that it does not know and that matter
-// to op. change may be called several times, each time with a later record, folded, that it may change; it reports
-// whether there is anything to write. version is the cluster's Version of exactly what change last saw, its own write
-// included: the cluster's Version differs from it as soon as there is anything else to see.
-func (s *Slots) Update(ctx context.Context, op events.Operation, change func(*guard.Record) bool) (version uint64, err error) {
+// Update changes the record of op's cluster. First it reads events that op's decision rests on, and that it does not
+// know, from the journal. change may be called several times, each time with a later folded record, which it may
+// change; it reports whether there is anything to write. version is the cluster's Version of exactly the record that
+// change saw last, including its own write: after any other change the cluster has another Version.
+func (s *Slots) Update(
+	ctx context.Context, op events.Operation, change func(*guard.Record) bool,
+) (version uint64, err error) {
 	defer s.lockCluster(op.ClusterID)()
 	before := s.Version(op.ClusterID)
 	var seen view
@@ -123,7 +128,8 @@ func (s *Slots) Update(ctx context.Context, op events.Operation, change func(*gu
 
 // UpdateFleet changes the record of all clusters, like Update.
 func (s *Slots) UpdateFleet(ctx context.Context, change func(*guard.Fleet) bool) error {
-	if _, err := update(ctx, s, fleetKey, func() (guard.Fleet, uint64, error) { return knownAs[guard.Fleet](s, fleetKey) }, change); err != nil {
+	known := func() (guard.Fleet, uint64, error) { return knownAs[guard.Fleet](s, fleetKey) }
+	if _, err := update(ctx, s, fleetKey, known, change); err != nil {
 		return fmt.Errorf("record of all clusters: %w", err)
 	}
 	return nil
@@ -135,9 +141,11 @@ func (s *Slots) lockCluster(cluster int64) (unlock func()) {
 	return lock.Unlock
 }
 
-// update changes the value that load returns with its revision, and returns the revision of what change saw last, or of
-// what it made of that.
-func update[T any](ctx context.Context, s *Slots, key string, load func() (T, uint64, error), change func(*T) bool) (revision uint64, err error) {
+// update loads a value, lets change change it and writes it, again and again until no other agent writes in between. It
+// returns the revision that it has written; if there was nothing to write, the revision that change saw last.
+func update[T any](
+	ctx context.Context, s *Slots, key string, load func() (T, uint64, error), change func(*T) bool,
+) (revision uint64, err error) {
 	for {
 		value, revision, err := load()
 		if err != nil {
@@ -170,8 +178,8 @@ func update[T any](ctx context.Context, s *Slots, key string, load func() (T, ui
 	}
 }
 
-// write replaces the value that had the revision; the error is a conflict where somebody else has. Values of several
-// clusters that are replaced at the same time share a flush.
+// write replaces the value that has the revision. The error is a conflict if somebody else has replaced it. Writes of
+// several clusters at the same time share a flush.
 func (s *Slots) write(ctx context.Context, key string, value []byte, revision uint64) (uint64, error) {
 	if revision == 0 {
 		return s.bucket.Create(ctx, key, value)
@@ -184,7 +192,7 @@ func (s *Slots) write(ctx context.Context, key string, value []byte, revision ui
 	})
 }
 
-// read learns the value that the bucket has under a key.
+// read reads the value of a key from the bucket and learns it.
 func (s *Slots) read(ctx context.Context, key string) error {
 	entry, err := s.bucket.Get(ctx, key)
 	switch {
@@ -210,7 +218,7 @@ func (s *Slots) forget(key string) {
 	}
 }
 
-// generationOf is the generation of a cluster, for a function that has locked s.mu.
+// generationOf returns the generation of a cluster, for a function that has locked s.mu.
 func (s *Slots) generationOf(cluster int64) *generation {
 	if s.generations[cluster] == nil {
 		s.generations[cluster] = &generation{}
@@ -218,7 +226,7 @@ func (s *Slots) generationOf(cluster int64) *generation {
 	return s.generations[cluster]
 }
 
-// knownAs is the value that is known under a key. Others get the same value: it is never changed in place.
+// knownAs returns the known value of a key, decoded. All callers get the same value, so nobody may change it in place.
 func knownAs[T any](s *Slots, key string) (T, uint64, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -239,7 +247,8 @@ func knownLocked[T any](s *Slots, key string) (T, uint64, error) {
 	return value, revision, err
 }
 
-// learn keeps the later of v and the value that is known. It reports whether v is what this agent has written last.
+// learn keeps v if it is later than the known value of the key. It reports whether v is the value that this agent wrote
+// last.
 func (s *Slots) learn(key string, v versioned) (own bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -251,21 +260,22 @@ func (s *Slots) learn(key string, v versioned) (own bool) {
 	if v.decoded == nil && own {
 		v.decoded = written.decoded
 	}
-	if cluster, err := strconv.ParseInt(key, 10, 64); err == nil && len(v.value) == 0 && len(s.known[key].value) > 0 {
+	deleted := len(v.value) == 0 && len(s.known[key].value) > 0
+	if cluster, err := strconv.ParseInt(key, 10, 64); err == nil && deleted {
 		s.generationOf(cluster).lost()
 	}
 	s.known[key] = v
 	return own
 }
 
-// decodeKnown reads a value; the zero value where there is none.
+// decodeKnown decodes a value; it returns the zero value if there is none.
 func decodeKnown[T any](v versioned) (T, uint64, error) {
 	var value T
 	if len(v.value) == 0 {
 		return value, v.revision, nil
 	}
 	decoder := json.NewDecoder(bytes.NewReader(v.value))
-	decoder.DisallowUnknownFields() // a value that is no record must not pass for a record without slots
+	decoder.DisallowUnknownFields() // another kind of value must not count as a record without slots
 	if err := decoder.Decode(&value); err != nil {
 		return value, v.revision, fmt.Errorf("%w: %w", ErrRecord, err)
 	}

@@ -1,10 +1,10 @@
-// Package slots is the record that agents share of each cluster: which operations took slots and when, which are queued,
-// and recent history. It also knows what people have paused.
+// Package slots keeps the record of each cluster that all agents share: which operations took slots and when, which
+// operations are queued, and recent history. It also knows which clusters people have paused.
 //
-// A slot is held by an operation, not by an agent or a timer. It is taken before the intent to call OCP is written, and is
-// free once the last event of its operation in the journal says waiting or an end: nobody gives it back. slots.go reads
-// and writes records, holders.go knows those last events, watch.go learns what others write, pauses.go what people pause.
-// The package imports events, agent/guard and agent/journal.
+// An operation holds a slot; an agent or a timer does not. An operation takes its slot before the agent writes the
+// intent to call OCP. The slot is free once the last event of its operation in the journal says waiting or an end: no
+// second write frees it. slots.go reads and writes records, holders.go knows those last events, watch.go watches what
+// other agents write, and pauses.go what people pause. The package imports events, agent/guard and agent/journal.
 package slots
 
 import (
@@ -23,15 +23,16 @@ import (
 	"github.com/obwarden/obwarden/events"
 )
 
-// stopTimeout is how long the watch of events may take to end. An agent that is told to end must not wait for it.
+// stopTimeout is how long the watch of events may take to end. An agent that is told to end does not wait for longer.
 const stopTimeout = time.Second
 
-// Watch learns what other agents write until ctx ends, and calls changed for each cluster in which a slot or a place in
-// the queue came free. It calls ready once it knows every record that is there. Frees by this agent's own events are
-// told by Saw.
+// Watch watches what other agents write until ctx ends, and calls changed for each cluster in which a slot or a place
+// in the queue may have become free. It calls ready once it knows every record. Events of this agent are no news to it:
+// Saw reports what they free.
 func (s *Slots) Watch(ctx context.Context, ready func(), changed func(cluster int64)) error {
 	group, ctx := errgroup.WithContext(ctx)
-	// Events from here on are announced; earlier ones are read from the journal by the first decision that needs them.
+	// The watch announces events from here on. The first decision that needs an earlier event reads it from the
+	// journal.
 	follow, err := s.followEvents(ctx, changed)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -44,7 +45,7 @@ func (s *Slots) Watch(ctx context.Context, ready func(), changed func(cluster in
 	return group.Wait()
 }
 
-// followEvents has each event that may free a slot announced. The function that it returns waits for the end of ctx.
+// followEvents watches events that may free a slot. The function that it returns waits for the end of ctx.
 func (s *Slots) followEvents(ctx context.Context, changed func(cluster int64)) (func() error, error) {
 	info, err := s.events.Info(ctx)
 	if err != nil {
@@ -58,14 +59,14 @@ func (s *Slots) followEvents(ctx context.Context, changed func(cluster int64)) (
 	}
 	consumer, err := s.events.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
 		FilterSubjects: subjects, HeadersOnly: true,
-		// A sequence, so that a consumer that has to be made anew goes on where it was.
+		// A start by sequence, so that a consumer that has to be created again goes on where it was.
 		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: info.State.LastSeq + 1,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("watch events in stream %s: %w", events.OperationStream, err)
 	}
 	consuming, err := consumer.Consume(func(msg jetstream.Msg) {
-		if a, err := announcementOf(msg); err == nil && s.heard(a) {
+		if a, err := announcementOf(msg); err == nil && s.noteEvent(a) {
 			changed(a.cluster)
 		}
 	}, jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
@@ -121,14 +122,15 @@ func (s *Slots) watchRecords(ctx context.Context, ready func(), changed func(clu
 		if err != nil {
 			return
 		}
-		// Perhaps a later record, by this agent: the decisions that follow rest on that anyway.
+		// This may be a later record that this agent wrote: its decisions rest on the later one anyway.
 		record, _, err := knownAs[guard.Record](s, entry.Key())
 		if err != nil {
-			s.log.Error("the record of a cluster cannot be understood: nothing is done in it", "bucket", events.ClusterBucket, "cluster", cluster, "error", err)
+			s.log.Error("the record of a cluster cannot be used: nothing is done in the cluster",
+				"bucket", events.ClusterBucket, "cluster", cluster, "error", err)
 		}
 		s.prune(cluster, record)
-		// A record of this agent frees a place only where it leaves something out. In another agent's record the holders of
-		// slots may be over already: the decisions that follow read their events.
+		// A record that this agent wrote frees a place only if it names fewer operations than before. In another
+		// agent's record the holders of slots may have ended already: the next decisions read their events.
 		taken := len(record.Active) + len(record.Queue)
 		if err != nil || !own || taken < before[cluster] {
 			changed(cluster)
@@ -137,9 +139,11 @@ func (s *Slots) watchRecords(ctx context.Context, ready func(), changed func(clu
 	})
 }
 
-// watch calls learn for each value of a bucket under keys and for each change, until ctx ends; ready after the last value
-// that was there at the start.
-func watch(ctx context.Context, bucket jetstream.KeyValue, keys string, ready func(), learn func(jetstream.KeyValueEntry)) error {
+// watch calls learn for each value of a bucket under keys and for each change, until ctx ends. It calls ready after the
+// last value that existed at the start.
+func watch(
+	ctx context.Context, bucket jetstream.KeyValue, keys string, ready func(), learn func(jetstream.KeyValueEntry),
+) error {
 	watcher, err := bucket.Watch(ctx, keys)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -155,7 +159,7 @@ func watch(ctx context.Context, bucket jetstream.KeyValue, keys string, ready fu
 			switch {
 			case !open:
 				return nil
-			case entry == nil: // the mark between the values that were there and the changes
+			case entry == nil: // the mark between the values that existed and the changes
 				ready()
 			default:
 				learn(entry)

@@ -35,7 +35,7 @@ type demo struct {
 
 	out *ui
 	sim *ocpsim.Sim
-	at  started
+	at  endpoints
 }
 
 func newDemo(a app) *cobra.Command {
@@ -87,9 +87,9 @@ func (d *demo) run(ctx context.Context) (err error) {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	group, ctx := errgroup.WithContext(ctx)
-	running := make(chan started, 1)
+	running := make(chan endpoints, 1)
 	group.Go(func() error { return d.sim.Serve(ctx, listener) })
-	group.Go(func() error { return runAgent(ctx, config, log, nil, func(s started) { running <- s }) })
+	group.Go(func() error { return runAgent(ctx, config, log, nil, func(s endpoints) { running <- s }) })
 	group.Go(func() error {
 		select {
 		case <-ctx.Done():
@@ -98,7 +98,7 @@ func (d *demo) run(ctx context.Context) (err error) {
 		}
 		d.out = newUI(d.app, false)
 		err := d.story(ctx)
-		if ctx.Err() != nil { // told to finish: nothing failed
+		if ctx.Err() != nil { // asked to end: nothing failed
 			return nil
 		}
 		if err == nil && !d.exit {

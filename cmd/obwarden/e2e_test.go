@@ -114,7 +114,7 @@ func TestEveryKindByCommandInEveryShape(t *testing.T) {
 	}
 }
 
-func TestWhatCannotStartSaysWhyAndWhatToDo(t *testing.T) {
+func TestAnAgentThatCannotStartSaysWhyAndWhatToDo(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, ocpsim.Config{})
 	startProcess(t, s.environ, "run")
@@ -265,10 +265,10 @@ func TestThreeAgentsOneKilled300CopiesOf6RequestsAre6Calls(t *testing.T) {
 	}
 }
 
-// TestAPausedAgentLetsGo stops one of two agents (SIGSTOP) in the middle of an
+// TestAPausedAgentReleasesItsOperation stops one of two agents (SIGSTOP) in the middle of an
 // operation, for longer than the ack wait: the other ends it, and the first, awake
 // again, neither writes nor calls.
-func TestAPausedAgentLetsGo(t *testing.T) {
+func TestAPausedAgentReleasesItsOperation(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, ocpsim.Config{Speed: 30})
 	s.natsServer(t)

@@ -14,7 +14,7 @@ import (
 const (
 	// answerGrace is how long a request may stay unanswered after its operation has ended. An agent answers at once.
 	answerGrace = 5 * time.Second
-	// noAgentAfter is the time without an answer after which a person is told that no agent takes the request.
+	// noAgentAfter is the time without an answer after which the command says that no agent takes the request.
 	noAgentAfter = 5 * time.Second
 )
 

@@ -9,13 +9,13 @@ import (
 )
 
 const (
-	memoryInterval = 5 * time.Second // between looks at the memory in use
-	// A heap with more live memory than largeHeap is collected when its garbage is largeHeapPercent of the live memory; a
-	// smaller heap at 100 percent, Go's default, because there processor time counts for more.
+	memoryInterval = 5 * time.Second // between two looks at the memory in use
+	// Go collects a heap with more live memory than largeHeap when its garbage is largeHeapPercent of the live memory.
+	// A smaller heap is collected at 100 percent, Go's default, because there processor time counts for more.
 	largeHeap        = 32 << 20
 	largeHeapPercent = 30
-	// Free memory is returned to the system at once if it is more than largeFree and more than half of the live memory. Go
-	// by itself takes minutes to return what a start leaves behind.
+	// Free memory is returned to the system at once if it is more than largeFree and more than half of the live memory.
+	// Without that, Go takes minutes to return the memory that was needed only for the start.
 	largeFree = 32 << 20
 )
 
@@ -38,7 +38,7 @@ func keepMemory(ctx context.Context) {
 		measured := []metrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/memory/classes/heap/free:bytes"}}
 		metrics.Read(measured)
 		percent, returnFree := memoryFor(measured[0].Value.Uint64(), measured[1].Value.Uint64())
-		if percent != current { // only then, because the call stops the world
+		if percent != current { // the call stops the world
 			debug.SetGCPercent(percent)
 			current = percent
 		}

@@ -17,24 +17,24 @@ import (
 )
 
 const (
-	startTimeout = 30 * time.Second // until NATS is there when the agent starts
-	callTimeout  = 2 * time.Second  // of JetStream's answer to a read, until it counts as lost
-	// closeTimeout is how long the connection to NATS may take to close: it writes out what it holds, and waits for
-	// everybody who uses it.
+	startTimeout = 30 * time.Second // until the streams can be opened when the agent starts
+	callTimeout  = 2 * time.Second  // until an answer of JetStream counts as lost
+	// closeTimeout is how long the connection to NATS may take to close: it flushes its buffer, and waits for its
+	// users.
 	closeTimeout = 200 * time.Millisecond
 )
 
-// natsLink is the agent's connection to NATS, with its own server where none is configured.
+// natsLink is the agent's connection to NATS, and the embedded server if none is configured.
 type natsLink struct {
 	url       string
 	conn      *nats.Conn
 	js        jetstream.JetStream
-	checkDisk func() error // of the own server
-	closeAll  []func() error
+	checkDisk func() error   // of the embedded server
+	closers   []func() error // in the order in which the parts were opened
 }
 
-// linkNATS connects to NATS, after it has started a server where none is configured.
-func linkNATS(ctx context.Context, c Config, log *slog.Logger) (link *natsLink, err error) {
+// linkNATS connects to NATS. If no server is configured, it starts an embedded one first.
+func linkNATS(c Config, log *slog.Logger) (link *natsLink, err error) {
 	link = &natsLink{url: c.NATSURL, checkDisk: func() error { return nil }}
 	defer func() {
 		if err != nil {
@@ -46,61 +46,67 @@ func linkNATS(ctx context.Context, c Config, log *slog.Logger) (link *natsLink, 
 		if err != nil {
 			return link, err
 		}
-		link.closeAll = append(link.closeAll, server.Close)
+		link.closers = append(link.closers, server.Close)
 		link.url, link.checkDisk = server.URL(), server.CheckDisk
 	}
-	if link.conn, err = connectAgent(ctx, link.url, c.NATSCredsFile, log); err != nil {
+	if link.conn, err = connectAgent(link.url, c.NATSCredsFile, log); err != nil {
 		return link, err
 	}
-	link.closeAll = append(link.closeAll, func() error { atMost(closeTimeout, link.conn.Close); return nil })
+	link.closers = append(link.closers, func() error { atMost(closeTimeout, link.conn.Close); return nil })
 	if link.js, err = jetstream.New(link.conn, jetstream.WithDefaultTimeout(callTimeout)); err != nil {
 		return link, fmt.Errorf("JetStream on %s: %w", link.conn.ConnectedUrlRedacted(), err)
 	}
 	return link, nil
 }
 
-// close ends the connection, then the server.
+// close closes the connection, then the embedded server.
 func (l *natsLink) close() error {
 	var errs []error
-	for i := len(l.closeAll) - 1; i >= 0; i-- {
-		errs = append(errs, l.closeAll[i]())
+	for i := len(l.closers) - 1; i >= 0; i-- {
+		errs = append(errs, l.closers[i]())
 	}
 	return errors.Join(errs...)
 }
 
-// connectAgent connects for good: it comes back by itself whatever happens to NATS.
-func connectAgent(ctx context.Context, url, creds string, log *slog.Logger) (*nats.Conn, error) {
+// connectAgent connects to NATS. The connection reconnects by itself, whatever happens to NATS.
+func connectAgent(url, creds string, log *slog.Logger) (*nats.Conn, error) {
 	options := []nats.Option{
 		nats.Name("obwarden " + hostname()),
 		nats.MaxReconnects(-1),
-		nats.IgnoreAuthErrorAbort(), // a user that is taken away for a while comes back
+		nats.IgnoreAuthErrorAbort(), // keep trying if the user is removed for a while
 		nats.Timeout(2 * time.Second),
-		// A connection that is dead without a sign is found out: within half a minute by
-		// pings, or sooner by a write that is stuck, for which everything else would wait.
 		nats.CustomReconnectDelay(reconnectDelay),
+		// Detect a dead connection: within half a minute by pings, or sooner by a write that is stuck, because
+		// everything else would wait for it.
 		nats.PingInterval(10 * time.Second),
 		nats.FlusherTimeout(5 * time.Second),
 		nats.ReconnectOnFlusherError(),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			if err != nil {
-				log.Error("NATS is gone; requests wait there, operations stand still until it is back", "error", err)
+				log.Error("connection to NATS lost; requests wait in NATS, and operations stand still until it is back",
+					"error", err)
 			}
 		}),
-		nats.ReconnectHandler(func(nc *nats.Conn) { log.Info("NATS is back", "nats", nc.ConnectedUrlRedacted()) }),
-		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { log.Warn("NATS", "error", err) }),
+		nats.ReconnectHandler(func(nc *nats.Conn) {
+			log.Info("reconnected to NATS", "nats", nc.ConnectedUrlRedacted())
+		}),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+			log.Warn("NATS reports an error", "error", err)
+		}),
 	}
 	if creds != "" {
 		options = append(options, nats.UserCredentials(creds))
 	}
 	nc, err := nats.Connect(url, options...)
 	if err != nil {
-		return nil, exit(exitUnreachable, fmt.Errorf("connect to NATS at %s: %w; is OBWARDEN_NATS_URL right, and OBWARDEN_NATS_CREDS_FILE?", redact(url), err))
+		return nil, exit(exitUnreachable, fmt.Errorf(
+			"connect to NATS at %s: %w; is OBWARDEN_NATS_URL right, and OBWARDEN_NATS_CREDS_FILE?", redact(url), err))
 	}
 	return nc, nil
 }
 
-// reconnectDelay is the pause after so many rounds of servers that were all away:
-// NATS that is started anew is back in a moment, and is not to be waited for.
+// reconnectDelay returns the pause after a number of rounds in which no server answered. The first pauses are short,
+// because a NATS server that restarts is back in a moment.
 func reconnectDelay(rounds int) time.Duration {
 	return min(100*time.Millisecond<<min(rounds, 8), 2*time.Second) + rand.N(100*time.Millisecond)
 }
@@ -111,8 +117,8 @@ type stores struct {
 	alerts jetstream.KeyValue
 }
 
-// openStores tries until a NATS cluster that is just starting has its leaders: until then its servers give no answer at
-// all. A definite error ends it at once.
+// openStores opens the streams and buckets. It tries again while no answer comes, because the servers of a NATS cluster
+// that is starting do not answer before they have elected leaders. Any other error is returned at once.
 func openStores(ctx context.Context, js jetstream.JetStream, c Config) (s stores, err error) {
 	starting, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()

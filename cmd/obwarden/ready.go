@@ -19,28 +19,30 @@ import (
 )
 
 const (
-	readyInterval = 10 * time.Second // between looks at whether the agent is ready
-	embeddedTries = 6                // looks in a row at an embedded server out of order, until the process ends
+	readyInterval = 10 * time.Second // between two checks whether the agent is ready
+	maxNotReady   = 6                // failed checks in a row until an agent with an embedded server ends
 )
 
-// usable reports why requests cannot be taken now, or not be relied upon: streams
-// that are gone, or changed under the agent.
-func usable(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, c Config) error {
+// checkNATS returns why the agent cannot rely on NATS now: there is no connection, or somebody has deleted or changed a
+// stream.
+func checkNATS(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, c Config) error {
 	if !nc.IsConnected() {
 		return errors.New("not connected")
 	}
 	return events.CheckStreams(ctx, js, streamOptions(c))
 }
 
-// watchReady says so when the agent stops being ready, and when it is again, also
-// where nobody asks. An embedded server that stays out of order ends the process: it
-// does not recover from a full disk by itself, and a supervisor restarts it.
-func watchReady(ctx context.Context, ready func(context.Context) error, embedded bool, measured prometheus.Gauge, log *slog.Logger) error {
+// watchReady logs when the agent stops being ready, and when it is ready again, even if nobody asks. If an embedded
+// server stays out of order, watchReady returns an error, which ends the process: the server does not recover from a
+// full disk by itself, and a supervisor restarts the process.
+func watchReady(
+	ctx context.Context, ready func(context.Context) error, embedded bool, measured prometheus.Gauge, log *slog.Logger,
+) error {
 	tick := time.NewTicker(readyInterval)
 	defer tick.Stop()
-	was := ""
+	before := ""
 	failed := 0
-	measured.Set(1) // its streams were opened a moment ago
+	measured.Set(1) // the agent has just opened its streams
 	for {
 		select {
 		case <-ctx.Done():
@@ -55,9 +57,10 @@ func watchReady(ctx context.Context, ready func(context.Context) error, embedded
 		}
 		cancel()
 		switch {
-		case now != "" && now != was:
-			log.Error("not ready: requests cannot be taken, or not be relied upon; nothing is repaired behind your back", "error", now)
-		case now == "" && was != "":
+		case now != "" && now != before:
+			log.Error("not ready: the agent cannot take requests, or cannot keep its guarantees; "+
+				"it repairs nothing by itself", "error", now)
+		case now == "" && before != "":
 			log.Info("ready again")
 		}
 		if now == "" {
@@ -66,14 +69,15 @@ func watchReady(ctx context.Context, ready func(context.Context) error, embedded
 		} else {
 			measured.Set(0)
 		}
-		if embedded && failed >= embeddedTries {
-			return fmt.Errorf("the embedded NATS server is out of order: %s; is the disk of OBWARDEN_DATA_DIR full? Requests that were acknowledged are kept there; ending, to start anew", now)
+		if embedded && failed >= maxNotReady {
+			return fmt.Errorf("the embedded NATS server is out of order: %s; is the disk of OBWARDEN_DATA_DIR full? "+
+				"Requests that were acknowledged are kept there; the agent ends, so that it can be restarted", now)
 		}
-		was = now
+		before = now
 	}
 }
 
-// ocpHealth is how the latest exchange with OCP went.
+// ocpHealth remembers how the latest request to OCP ended.
 type ocpHealth struct{ latest atomic.Pointer[string] }
 
 func (h *ocpHealth) saw(endpoint, code string) {
@@ -91,10 +95,11 @@ func (h *ocpHealth) String() string {
 	return "not asked yet"
 }
 
-// newOCPClient returns a client whose exchanges are measured, and whose breaker is told to the log.
+// newOCPClient returns a client. Its requests are measured, and changes of its breaker are logged.
 func newOCPClient(c Config, m *metrics.Metrics, health *ocpHealth, log *slog.Logger) (*ocp.Client, error) {
 	return ocp.New(ocp.Config{
-		URL: c.OCPURL, Username: c.OCPUsername, Password: c.OCPPassword, AccessKey: c.OCPAccessKey, SecretKey: c.OCPSecretKey,
+		URL: c.OCPURL, Username: c.OCPUsername, Password: c.OCPPassword,
+		AccessKey: c.OCPAccessKey, SecretKey: c.OCPSecretKey,
 		API: ocp.API(c.OCPAPI), Params: ocp.ParamStyle(c.OCPParams), CAFile: c.OCPCAFile,
 		Timeout: c.OCPTimeout, MaxRPS: c.OCPMaxRPS, UserAgent: "obwarden/" + version(),
 		Observe: func(endpoint, code string, took time.Duration) {
@@ -105,7 +110,8 @@ func newOCPClient(c Config, m *metrics.Metrics, health *ocpHealth, log *slog.Log
 		OnBreaker: func(open bool) {
 			if open {
 				m.OCPUp.Set(0)
-				log.Error("OCP does not answer; it is left alone and tried now and then, operations wait", "ocp", c.OCPURL)
+				log.Error("OCP does not answer; operations wait, and the agent tries OCP again now and then",
+					"ocp", c.OCPURL)
 			} else {
 				m.OCPUp.Set(1)
 				log.Info("OCP answers again", "ocp", c.OCPURL)

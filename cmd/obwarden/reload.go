@@ -18,7 +18,7 @@ type policyWatch struct {
 	file     string               // empty: the built-in policy, which does not change
 	taken    string               // hash of the policy in force
 	apply    func(*policy.Policy) // puts a policy in force
-	reloaded func(error)          // is told why a file was refused; nil: it is in force
+	reloaded func(error)          // gets the error of a refused file; nil: the policy is in force
 	log      *slog.Logger
 }
 

@@ -31,16 +31,17 @@ import (
 	"github.com/obwarden/obwarden/metrics"
 )
 
-// endTimeout is how long everything may take to end by itself. With closeTimeout of the connection to NATS that is less
-// than two seconds, also while NATS stands still.
+// endTimeout is how long all parts may take to end by themselves. Together with closeTimeout, the agent ends in less
+// than two seconds, even while NATS stands still.
 const endTimeout = 1700 * time.Millisecond
 
 func newRun(a app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "run",
 		Short: "Run the agent",
-		Long:  "Run the agent until SIGINT or SIGTERM. It is configured by environment variables:\n\n" + variableTable(),
-		Args:  exactArgs(),
+		Long: "Run the agent until SIGINT or SIGTERM. Environment variables configure it:\n\n" +
+			variableTable(),
+		Args: exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := loadConfig(a.environ)
 			_, policyErr := c.policy()
@@ -59,16 +60,18 @@ func newRun(a app) *cobra.Command {
 	}
 }
 
-// started is where a running agent is to be found.
-type started struct {
+// endpoints are the addresses of a running agent.
+type endpoints struct {
 	NATS jetstream.JetStream
 	URL  string // of NATS
 	HTTP string // base URL
 }
 
-// runAgent runs an agent until ctx ends, with its NATS server where none is configured. At each hangup it reads its policy
-// anew. running, if not nil, is called once requests are taken.
-func runAgent(ctx context.Context, c Config, log *slog.Logger, hangups <-chan os.Signal, running func(started)) (err error) {
+// runAgent runs an agent until ctx ends, with an embedded NATS server if none is configured. At each hangup the agent
+// reads its policy again. running, if not nil, is called once the agent takes requests.
+func runAgent(
+	ctx context.Context, c Config, log *slog.Logger, hangups <-chan os.Signal, running func(endpoints),
+) (err error) {
 	loaded, err := c.policy()
 	if err != nil {
 		return exit(exitUsage, err)
@@ -78,7 +81,7 @@ func runAgent(ctx context.Context, c Config, log *slog.Logger, hangups <-chan os
 		return err
 	}
 	defer addresses.close()
-	link, err := linkNATS(ctx, c, log)
+	link, err := linkNATS(c, log)
 	if err != nil {
 		return err
 	}
@@ -89,12 +92,13 @@ func runAgent(ctx context.Context, c Config, log *slog.Logger, hangups <-chan os
 	}
 	defer p.ocp.Close()
 	if c.anonymous() {
-		log.Warn("no credentials for OCP: set OBWARDEN_OCP_USERNAME and OBWARDEN_OCP_PASSWORD, or OBWARDEN_OCP_ACCESS_KEY and OBWARDEN_OCP_SECRET_KEY")
+		log.Warn("no credentials for OCP: set OBWARDEN_OCP_USERNAME and OBWARDEN_OCP_PASSWORD, " +
+			"or OBWARDEN_OCP_ACCESS_KEY and OBWARDEN_OCP_SECRET_KEY")
 	}
 
 	group, alive := errgroup.WithContext(ctx)
 	p.start(alive, group, hangups)
-	at := started{NATS: link.js, URL: link.url, HTTP: "http://" + addresses.http.Addr().String()}
+	at := endpoints{NATS: link.js, URL: link.url, HTTP: "http://" + addresses.http.Addr().String()}
 	log.Info("ready", "version", version(), "nats", link.conn.ConnectedUrlRedacted(), "http", at.HTTP, "ocp", c.OCPURL)
 	if running != nil {
 		running(at)
@@ -103,13 +107,14 @@ func runAgent(ctx context.Context, c Config, log *slog.Logger, hangups <-chan os
 	return waitForEnd(ctx, alive, group, log)
 }
 
-// waitForEnd lets everything end by itself, but not for longer than endTimeout.
+// waitForEnd waits until all parts have ended, but not for longer than endTimeout.
 func waitForEnd(ctx, alive context.Context, group *errgroup.Group, log *slog.Logger) error {
 	ended := make(chan error, 1)
 	if !atMost(endTimeout, func() { ended <- group.Wait() }) {
-		log.Warn("something does not end; leaving it. Requests that are not handed back go to another agent after the ack wait")
+		log.Warn("a part of the agent does not end in time, the process ends without it; " +
+			"requests that were not handed back go to another agent after the ack wait")
 		if ctx.Err() == nil {
-			return context.Cause(alive) // nobody told it to end
+			return context.Cause(alive) // nobody asked it to end
 		}
 		return nil
 	}
@@ -117,10 +122,10 @@ func waitForEnd(ctx, alive context.Context, group *errgroup.Group, log *slog.Log
 	return <-ended
 }
 
-// listeners are the addresses that the agent serves HTTP on.
+// listeners are the addresses on which the agent serves HTTP.
 type listeners struct {
 	http     net.Listener
-	profiles net.Listener // nil: none are served
+	profiles net.Listener // nil: no profiles are served
 }
 
 func listen(c Config) (l listeners, err error) {
@@ -138,13 +143,13 @@ func listen(c Config) (l listeners, err error) {
 }
 
 func (l listeners) close() {
-	_ = l.http.Close() // closed already by the server that used it
+	_ = l.http.Close() // the server that used it may have closed it already
 	if l.profiles != nil {
 		_ = l.profiles.Close()
 	}
 }
 
-// parts is everything that runs in the process of an agent.
+// parts are all parts of an agent's process.
 type parts struct {
 	config    Config
 	log       *slog.Logger
@@ -162,14 +167,19 @@ type parts struct {
 	webhook   *alerts.Webhook
 }
 
-// assemble makes every part, each from the parts before it. Nothing runs yet.
-func assemble(ctx context.Context, c Config, live *policy.Live, link *natsLink, addresses listeners, log *slog.Logger) (*parts, error) {
-	p := &parts{config: c, log: log, addresses: addresses, link: link, policy: live, registry: prometheus.NewRegistry()}
+// assemble makes every part, each from the parts before it, and starts none.
+func assemble(
+	ctx context.Context, c Config, live *policy.Live, link *natsLink, addresses listeners, log *slog.Logger,
+) (*parts, error) {
+	p := &parts{
+		config: c, log: log, addresses: addresses, link: link, policy: live, registry: prometheus.NewRegistry(),
+	}
 	var err error
 	if p.stores, err = openStores(ctx, link.js, c); err != nil {
 		return nil, err
 	}
-	p.metrics = metrics.New(p.registry, version(), runtime.Version(), metrics.Scraped{NATSConnected: link.conn.IsConnected})
+	scraped := metrics.Scraped{NATSConnected: link.conn.IsConnected}
+	p.metrics = metrics.New(p.registry, version(), runtime.Version(), scraped)
 	if p.ocp, err = newOCPClient(c, p.metrics, &p.health, log); err != nil {
 		return nil, exit(exitUsage, err)
 	}
@@ -178,21 +188,25 @@ func assemble(ctx context.Context, c Config, live *policy.Live, link *natsLink, 
 		return nil, exit(exitUsage, err)
 	}
 	p.agent = agent.New(agent.Config{
-		JetStream: link.js, Streams: p.stores.Streams, OCP: p.ocp, Directory: p.directory, Metrics: p.metrics, Log: log,
+		JetStream: link.js, Streams: p.stores.Streams, OCP: p.ocp, Directory: p.directory,
+		Metrics: p.metrics, Log: log,
 		Machine: operation.Machine{
-			Agent: hostname(), Settle: c.Settle, StallAfter: c.StallAfter, PollMin: c.PollMin, PollMax: c.PollMax, Refresh: c.Retention / 3,
+			Agent: hostname(), Settle: c.Settle, StallAfter: c.StallAfter,
+			PollMin: c.PollMin, PollMax: c.PollMax, Refresh: c.Retention / 3,
 		},
 		Policy: live, Silencer: p.silencer,
 		AckWait: c.AckWait,
-		// A call must be over well before anybody may take it for lost.
+		// A call must be over well before another agent may assume that it was lost.
 		Timeout: min(c.OCPTimeout, c.Settle/2),
 	})
 	p.registry.MustRegister(p.agent.Collector())
 	p.webhook = alerts.NewWebhook(alerts.Config{
-		JetStream: link.js, Journal: p.stores.Operations, Bucket: p.stores.alerts, Directory: p.directory, Policy: live.Load,
-		Metrics: p.metrics, Log: log, Retention: c.Retention,
-		Credentials: alerts.Credentials{Username: c.WebhookUsername, Password: c.WebhookPassword, Token: c.WebhookToken},
-		Loopback:    addresses.http.Addr().(*net.TCPAddr).IP.IsLoopback(),
+		JetStream: link.js, Journal: p.stores.Operations, Bucket: p.stores.alerts, Directory: p.directory,
+		Policy: live.Load, Metrics: p.metrics, Log: log, Retention: c.Retention,
+		Credentials: alerts.Credentials{
+			Username: c.WebhookUsername, Password: c.WebhookPassword, Token: c.WebhookToken,
+		},
+		Loopback: addresses.http.Addr().(*net.TCPAddr).IP.IsLoopback(),
 	})
 	return p, nil
 }
@@ -211,11 +225,13 @@ func (p *parts) makeSilencer() (err error) {
 
 // start starts every part; each ends with ctx.
 func (p *parts) start(ctx context.Context, group *errgroup.Group, hangups <-chan os.Signal) {
-	handler := web.Handler(web.Config{Gatherer: p.registry, OCP: p.health.String, Ready: p.ready, Alertmanager: p.webhook})
+	handler := web.Handler(web.Config{
+		Gatherer: p.registry, OCP: p.health.String, Ready: p.ready, Alertmanager: p.webhook,
+	})
 	group.Go(func() error { return web.Serve(ctx, p.addresses.http, handler) })
 	if profiles := p.addresses.profiles; profiles != nil {
 		group.Go(func() error { return web.ServeProfiles(ctx, profiles) })
-		p.log.Info("profiles are served", "pprof", "http://"+profiles.Addr().String()+web.ProfilesPath)
+		p.log.Info("serving profiles", "pprof", "http://"+profiles.Addr().String()+web.ProfilesPath)
 	}
 	group.Go(func() error { return p.agent.Run(ctx) })
 	if p.silencer != nil {
@@ -227,14 +243,16 @@ func (p *parts) start(ctx context.Context, group *errgroup.Group, hangups <-chan
 	group.Go(func() error { return watchReady(ctx, p.ready, p.config.NATSURL == "", p.metrics.Ready, p.log) })
 }
 
-// ready reports why requests cannot be taken now, or not be relied upon.
+// ready returns why the agent cannot take requests now, or cannot keep its guarantees; nil if it can.
 func (p *parts) ready(ctx context.Context) error {
-	return errors.Join(p.link.checkDisk(), usable(ctx, p.link.conn, p.link.js, p.config), p.agent.JournalError())
+	return errors.Join(p.link.checkDisk(), checkNATS(ctx, p.link.conn, p.link.js, p.config), p.agent.JournalError())
 }
 
-// followPolicyFile puts every good change of the policy file in force.
+// followPolicyFile puts every valid change of the policy file in force.
 func (p *parts) followPolicyFile(ctx context.Context, hangups <-chan os.Signal) {
-	w := policyWatch{file: p.config.PolicyFile, taken: p.policy.Load().Hash, reloaded: p.metrics.PolicyReloaded, log: p.log}
+	w := policyWatch{
+		file: p.config.PolicyFile, taken: p.policy.Load().Hash, reloaded: p.metrics.PolicyReloaded, log: p.log,
+	}
 	w.apply = func(changed *policy.Policy) {
 		alerts.InitMetrics(p.metrics, changed)
 		p.policy.Set(changed)
@@ -242,31 +260,34 @@ func (p *parts) followPolicyFile(ctx context.Context, hangups <-chan os.Signal) 
 	w.run(ctx, hangups)
 }
 
-// followClusters writes down which clusters OCP shows. Its first question also puts wrong credentials into the log, before
-// the first request fails by them.
+// followClusters keeps the list of clusters in NATS up to date. Its first call to OCP also shows in the log whether the
+// credentials are right, before the first request fails.
 func (p *parts) followClusters(ctx context.Context) {
 	clusters, err := p.directory.Clusters(ctx, facts.DirectoryAge)
 	if ctx.Err() == nil {
-		sayHello(len(clusters), err, p.config, p.log)
+		logFirstAnswer(len(clusters), err, p.config, p.log)
 	}
 	facts.KeepInventory(ctx, p.directory, p.stores.Control, p.log)
 }
 
-// sayHello logs whether OCP answers.
-func sayHello(clusters int, err error, c Config, log *slog.Logger) {
+// logFirstAnswer logs whether OCP answers.
+func logFirstAnswer(clusters int, err error, c Config, log *slog.Logger) {
 	var refusal *ocp.Error
 	switch {
 	case err == nil:
 		log.Info("OCP answers", "ocp", c.OCPURL, "clusters", clusters)
 	case errors.As(err, &refusal) && (refusal.Status == 401 || refusal.Status == 403):
-		log.Error("OCP refuses this user, every operation will fail: set OBWARDEN_OCP_USERNAME and OBWARDEN_OCP_PASSWORD (or OBWARDEN_OCP_ACCESS_KEY and OBWARDEN_OCP_SECRET_KEY) to a user who may manage the clusters and has TASK_VIEWER; `obwarden check connection` tries them",
+		log.Error("OCP refuses this user, every operation will fail: set OBWARDEN_OCP_USERNAME and "+
+			"OBWARDEN_OCP_PASSWORD (or OBWARDEN_OCP_ACCESS_KEY and OBWARDEN_OCP_SECRET_KEY) to a user who may manage "+
+			"the clusters and has TASK_VIEWER; `obwarden check connection` tries them",
 			"ocp", c.OCPURL, "error", err)
 	default:
-		log.Warn("OCP does not answer as it should; operations wait until it does: is OBWARDEN_OCP_URL right?", "ocp", c.OCPURL, "error", err)
+		log.Warn("OCP does not answer as it should; operations wait until it does: is OBWARDEN_OCP_URL right?",
+			"ocp", c.OCPURL, "error", err)
 	}
 }
 
-// atMost waits for do, but not longer than d, and reports whether do has ended.
+// atMost runs do and waits for it, but not for longer than d. It reports whether do has ended.
 func atMost(d time.Duration, do func()) bool {
 	done := make(chan struct{})
 	go func() { do(); close(done) }()
@@ -281,7 +302,7 @@ func atMost(d time.Duration, do func()) bool {
 func newLogger(w io.Writer, c Config) *slog.Logger {
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(c.LogLevel)); err != nil {
-		level = slog.LevelInfo // a fault of the configuration, reported as such
+		level = slog.LevelInfo // loadConfig reports the error
 	}
 	options := &slog.HandlerOptions{Level: level}
 	file, isFile := w.(*os.File)

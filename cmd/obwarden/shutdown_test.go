@@ -57,7 +57,7 @@ func TestAnAgentEndsInTimeWhileNATSStandsStill(t *testing.T) {
 	}
 }
 
-func TestWhatHangsIsNotWaitedForLongerThanTold(t *testing.T) {
+func TestAtMostWaitsNoLongerThanItMay(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		began := time.Now()
