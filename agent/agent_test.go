@@ -194,3 +194,23 @@ func TestAnAgentEndsWhileNATSIsAway(t *testing.T) {
 	}
 	r.server.Restart()
 }
+
+// The journal's stream is gone, and the watch of it tries to begin anew, with pauses.
+func TestAnAgentWhoseJournalIsGoneEndsInTime(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, ocpsim.Config{})
+	stop := r.agent()
+	r.stop("k", 1, 2)
+	r.awaitEnd("k", events.Succeeded)
+	r.awaitNoOpenRequests()
+	if err := r.js.DeleteStream(t.Context(), events.OperationStream); err != nil {
+		t.Fatal(err)
+	}
+	r.logged.await(t, "watch of events")
+	began := time.Now()
+	stop()
+	if took := time.Since(began); took > 2*time.Second {
+		t.Errorf("took %s to end, want less than 2 s", took)
+	}
+	r.setUpBuckets() // so that the watch ends, too
+}

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"github.com/obwarden/obwarden/agent/guard"
 	"github.com/obwarden/obwarden/agent/journal"
 	"github.com/obwarden/obwarden/agent/ocp/ocpsim"
+	"github.com/obwarden/obwarden/agent/operation"
 	"github.com/obwarden/obwarden/agent/policy"
 	"github.com/obwarden/obwarden/events"
 )
@@ -595,4 +597,75 @@ func TestOperationsThatWaitForASlotDoNotAskOCP(t *testing.T) {
 	if looks > 2*requests {
 		t.Errorf("%d looks at the topology for %d requests", looks, requests)
 	}
+}
+
+// awaitRest waits until an operation rests for a while: it is not decided on again and again.
+func (r *rig) awaitRest(key string) {
+	r.t.Helper()
+	r.atRest(key, "rests", func(h *held) bool { return time.Until(h.hand.plan.at) > 2*time.Second })
+}
+
+func TestAnOperationThatWaitsForItsRecordRests(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, ocpsim.Config{})
+	r.setUpBuckets()
+	if _, err := r.recordBucket().Put(t.Context(), "1", []byte("garbage")); err != nil {
+		t.Fatal(err)
+	}
+	r.agent()
+	r.stop("k", 1, 2)
+	r.awaitReason("k", events.CodeRecordUnreadable)
+	r.awaitRest("k")
+}
+
+// Somebody resumes the cluster between the decision to wait for that and the event that says so.
+func TestAResumeDuringADecisionIsNotLost(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, ocpsim.Config{})
+	r.setUpBuckets()
+	r.setPause(1, true)
+	r.agent()
+	a := r.latest
+	decide := a.stages[operation.Decide]
+	resumed := make(chan struct{})
+	a.stages[operation.Decide] = func(a *Agent, ctx context.Context, h *held) (operation.Input, error) {
+		in, err := decide(a, ctx, h)
+		select {
+		case <-resumed:
+		default:
+			before := a.generation.Load()
+			r.setPause(1, false)
+			r.setPause(99, false) // the agent takes in one after the other
+			eventually(t, "the agent has taken in both", func() bool { return a.generation.Load() > before+1 })
+			close(resumed)
+		}
+		return in, err
+	}
+	r.stop("k", 1, 2)
+	<-resumed
+	id := events.OperationID("k")
+	r.awaitFor(5*time.Second, "the end of k", func(e events.Event) bool { return e.OperationID == id && e.Token == events.Succeeded })
+}
+
+// More tickets than are looked at in one decision belong to operations that are over, and nobody writes the record.
+func TestAQueueOfOperationsThatAreOverHoldsNobodyUp(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, ocpsim.Config{})
+	r.setUpBuckets()
+	r.setPause(1, true)
+	stop := r.agent()
+	const over = 5
+	for i := range over + 1 {
+		r.stop(fmt.Sprint("k", i), 1, int64(i+1))
+		r.awaitReason(fmt.Sprint("k", i), events.CodePaused)
+	}
+	for i := range over {
+		r.publish(fmt.Sprintf("ob.server.stop.cancel.%s.1.%d", events.OperationID(fmt.Sprint("k", i)), i+1), "{}")
+		r.awaitEnd(fmt.Sprint("k", i), events.Cancelled)
+	}
+	stop()
+	r.setPause(1, false)
+	r.agent()
+	id := events.OperationID(fmt.Sprint("k", over))
+	r.awaitFor(12*time.Second, "the end of the last", func(e events.Event) bool { return e.OperationID == id && e.Token == events.Succeeded })
 }

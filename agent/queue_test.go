@@ -460,3 +460,42 @@ func TestAnEmptyQueueCloses(t *testing.T) {
 	q.addAt("a", time.Time{})
 	q.close()
 }
+
+func TestMailDoesNotWaitForAPlaceToLook(t *testing.T) {
+	t.Parallel()
+	hold, did := make(chan struct{}), make(chan lane, 10)
+	q := newQueue(nil)
+	q.work = func(id string, l lane, _ bool) turn {
+		if id != "mail" {
+			<-hold
+			return turn{over: true}
+		}
+		select {
+		case did <- l:
+		default:
+		}
+		return turn{at: time.Now().Add(time.Hour), lane: looking}
+	}
+	q.addAt("mail", time.Time{})
+	<-did
+	eventually(t, "it rests", func() bool {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		return q.items["mail"].state == resting
+	})
+	q.mu.Lock()
+	for i := range maxWorkers { // every place to look is taken
+		it := &item{id: fmt.Sprint(i), lane: looking}
+		q.items[it.id] = it
+		q.rest(it, time.Time{})
+	}
+	q.mu.Unlock()
+	q.addAt("mail", time.Time{})
+	select {
+	case <-did:
+	case <-time.After(2 * time.Second):
+		t.Error("mail waits for a place to look")
+	}
+	close(hold)
+	q.close()
+}

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -320,4 +321,30 @@ func TestAMessageIsNeverLostWhileItsOperationIsForgotten(t *testing.T) {
 	}
 	sending.Wait()
 	q.close()
+}
+
+// Messages come while the agent shuts down: each is in an inbox then and handed back from there, or refused.
+func TestAMessageThatComesWhileTheRosterClosesIsHandedBack(t *testing.T) {
+	t.Parallel()
+	const senders, each = 8, 2000
+	r, refused := newRoster(), atomic.Int64{}
+	var sending sync.WaitGroup
+	for s := range senders {
+		sending.Go(func() {
+			for i := range each {
+				if _, ok := r.deliver(fmt.Sprint(s, ".", i), delivery{}, time.Now()); !ok {
+					refused.Add(1)
+				}
+			}
+		})
+	}
+	eventually(t, "some have come", func() bool { return len(r.acks()) > 100 })
+	kept := 0
+	for _, acks := range r.close() {
+		kept += len(acks)
+	}
+	sending.Wait()
+	if all := kept + int(refused.Load()); all != senders*each {
+		t.Errorf("%d of %d messages are handed back", all, senders*each)
+	}
 }

@@ -2,6 +2,9 @@ package agent
 
 import (
 	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -47,4 +50,29 @@ func TestAnOperationWaitsForItsSilencesWhereThePolicySaysSo(t *testing.T) {
 	if reason := silence(t.Context(), nil, op, now); reason != nil {
 		t.Errorf("it waits without an Alertmanager: %+v", reason)
 	}
+}
+
+func TestAnOperationThatWaitsForItsSilencesRests(t *testing.T) {
+	t.Parallel()
+	var asked atomic.Int64
+	alertmanager := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		asked.Add(1)
+		w.WriteHeader(http.StatusServiceUnavailable)
+	}))
+	t.Cleanup(alertmanager.Close)
+	r := newRig(t, ocpsim.Config{})
+	r.agent()
+	inForce := &policy.Policy{Silence: &policy.SilenceRule{Wait: true}}
+	silencer, err := alerts.NewSilencer(alerts.SilencerConfig{
+		URL: alertmanager.URL, Directory: r.latest.Directory, Policy: func() *policy.Policy { return inForce },
+		Metrics: r.metrics, Log: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.latest.Silencer = silencer // before the first request
+	r.stop("k", 1, 2)
+	r.awaitReason("k", events.CodeAlertmanagerUnreachable)
+	eventually(t, "it has asked twice", func() bool { return asked.Load() > 1 })
+	r.awaitRest("k")
 }
