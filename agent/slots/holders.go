@@ -18,6 +18,9 @@ const (
 	// verifyTickets is the number of tickets whose operations a decision verifies: from the head of the queue, as far as
 	// their operations may still wait.
 	verifyTickets = 4
+	// firstEventGrace is how long a slot counts as held although the journal does not have its operation. Agents of
+	// versions up to 2026-11 take a slot while the first event is on its way.
+	firstEventGrace = 10 * time.Second
 )
 
 // lastEvent is the last event of an operation, as far as this agent knows.
@@ -104,9 +107,18 @@ func (s *Slots) verify(ctx context.Context, op events.Operation, record guard.Re
 					"operation_id", id, "cluster", op.ClusterID, "error", err)
 				continue
 			}
+			if entry.Sequence == 0 && takenLately(record, id) {
+				continue // unknown, so that its slot counts as held
+			}
 			s.store(op.ClusterID, id, entry)
 		}
 	}
+}
+
+func takenLately(record guard.Record, id string) bool {
+	return slices.ContainsFunc(record.Active, func(s guard.Slot) bool {
+		return s.OperationID == id && time.Since(s.Since) < firstEventGrace
+	})
 }
 
 // unverified lists the operations whose last events verify must read.
@@ -115,26 +127,28 @@ func (s *Slots) unverified(op events.Operation, record guard.Record) []string {
 	defer s.mu.Unlock()
 	holders := s.holders[op.ClusterID]
 	var ids []string
-	add := func(id string, settled func(guard.Holder) bool) {
+	add := func(id string, since time.Time, settled func(guard.Holder) bool) {
 		h := holders[id]
-		read := !h.readAt.IsZero() && h.announced <= h.sequence
-		if id == "" || id == op.OperationID || slices.Contains(ids, id) ||
-			read && (settled(h.Holder) || time.Since(h.readAt) < verifyEvery) {
+		over := settled(h.Holder)
+		// An operation that the journal did not have may be in it by now. If a slot was taken since the reading, the journal
+		// may have forgotten the operation, and its key was used again.
+		read := h.State != "" && h.announced <= h.sequence && !(over && since.After(h.readAt))
+		if id == "" || id == op.OperationID || slices.Contains(ids, id) || read && (over || time.Since(h.readAt) < verifyEvery) {
 			return
 		}
 		ids = append(ids, id)
 	}
 	for _, slot := range record.Active {
-		add(slot.OperationID, func(h guard.Holder) bool { return !slot.HeldBy(h) })
+		add(slot.OperationID, slot.Since, func(h guard.Holder) bool { return !slot.HeldBy(h) })
 	}
 	for i, waiting := 0, 0; i < len(record.Queue) && waiting < verifyTickets; i++ {
 		id := record.Queue[i].OperationID
-		add(id, func(h guard.Holder) bool { return h.State.Final() })
+		add(id, time.Time{}, func(h guard.Holder) bool { return h.State.Final() })
 		if last, known := holders[id].last(); !known || !record.Frees(id, last) {
 			waiting++
 		}
 	}
-	add(record.Newest[op.ServerID].OperationID, func(h guard.Holder) bool { return h.State.Final() })
+	add(record.Newest[op.ServerID].OperationID, time.Time{}, func(h guard.Holder) bool { return h.State.Final() })
 	return ids
 }
 

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/obwarden/obwarden/agent/guard"
 	"github.com/obwarden/obwarden/agent/journal"
 	"github.com/obwarden/obwarden/events"
@@ -47,15 +49,17 @@ func (a *agent) age(cluster int64, id string) {
 func TestAnOperationThatTheJournalHasForgottenHoldsNothing(t *testing.T) {
 	t.Parallel()
 	a := newDeafAgent(t, eventstest.Start(t))
-	holder, waits := a.accept(1, "holder"), a.accept(1, "waits")
-	a.take(holder)
+	waits := a.accept(1, "waits")
+	take := func(since time.Time) {
+		a.change(waits, func(r *guard.Record) bool {
+			return r.Take(guard.Slot{OperationID: events.OperationID("holder"), ServerID: 1, Since: since})
+		})
+	}
+	take(time.Now()) // as an agent of the version before, which appends the first event meanwhile
 	if taken, _ := a.take(waits); taken {
-		t.Fatal("the slot of an operation that has not ended was taken")
+		t.Fatal("the slot of an operation whose first event may be on its way was taken")
 	}
-	if err := a.events.Purge(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	a.age(1, holder.OperationID)
+	take(time.Now().Add(-firstEventGrace))
 	if taken, _ := a.take(waits); !taken {
 		t.Error("the slot of an operation that the journal has forgotten was not taken")
 	}
@@ -371,5 +375,83 @@ func TestAClusterWithoutARecordLeavesNothing(t *testing.T) {
 	defer a.mu.Unlock()
 	if n := len(a.generations) + len(a.holders) + len(a.changes) + len(a.known); n > 0 {
 		t.Errorf("%d entries are kept of clusters that have no record", n)
+	}
+}
+
+// An operation may come to the journal after all: its key is used again once the journal has forgotten it, or an agent of
+// the version before took its slot before its first event was written.
+func TestAHolderThatTheJournalDidNotHaveIsAskedForAgain(t *testing.T) {
+	t.Parallel()
+	a := newAgents(t, 1)[0]
+	other := a.accept(1, "other")
+	id := events.OperationID("k")
+	look := func(take bool) (held bool) {
+		if _, err := a.Update(t.Context(), other, func(record *guard.Record) bool {
+			held = record.Holds(id, 0)
+			return take && record.Take(guard.Slot{OperationID: id, Kind: events.Stop, ServerID: 1, Steps: 1})
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return held
+	}
+	look(true)
+	if look(false) {
+		t.Fatal("an operation that is not in the journal holds a slot")
+	}
+	a.accept(1, "k")
+	a.append(1, "k", events.Submitting, nil)
+	if !look(false) {
+		t.Error("the slot of an operation that calls OCP is free")
+	}
+}
+
+// A key is used again after the journal has forgotten its operation, while nothing else happened in the cluster: what was
+// known of the first says nothing of the second.
+func TestASlotThatWasTakenSinceIsAskedFor(t *testing.T) {
+	t.Parallel()
+	all := newAgents(t, 2)
+	a := all[0]
+	take := func(op events.Operation) {
+		t.Helper()
+		if _, err := a.Update(t.Context(), op, func(record *guard.Record) bool {
+			return record.Take(guard.Slot{OperationID: op.OperationID, Kind: events.Stop, ServerID: 1, Steps: op.Steps, Since: time.Now()})
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	held := func(agent *agent, by events.Operation) (held bool) {
+		t.Helper()
+		if _, err := agent.Update(t.Context(), by, func(record *guard.Record) bool {
+			held = record.Holds(events.OperationID("k"), 0)
+			return false
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return held
+	}
+	other := a.accept(1, "other")
+	first := a.accept(1, "k")
+	take(first)
+	a.append(1, "k", events.Submitting, nil)
+	a.append(1, "k", events.Failed, nil)
+	for _, agent := range all {
+		if held(agent, other) {
+			t.Fatal("an operation that has ended holds a slot")
+		}
+	}
+	if err := a.streams.Operations.Purge(t.Context(), jetstream.WithPurgeSubject(events.OperationSubjects(first.OperationID))); err != nil {
+		t.Fatal(err)
+	}
+	second, _ := a.append(1, "k", events.Accepted, func(op *events.Operation) { op.N = 100 }) // the stream knows the first ids for 2 min
+	take(second)
+	a.append(1, "k", events.Submitting, nil)
+	if !held(a, other) {
+		t.Error("the slot of an operation that calls OCP is free")
+	}
+	for !held(all[1], other) { // once its watch has shown the slot
+		if time.Since(second.UpdatedAt) > 5*time.Second {
+			t.Fatal("the slot of an operation that calls OCP is free for another agent")
+		}
+		time.Sleep(time.Millisecond)
 	}
 }
