@@ -82,10 +82,12 @@ func (a *Agent) admitOnce(ctx context.Context, h *held, inbox *[]delivery) error
 		}
 		switch relate(h.hand.entry.Operation, d.received) {
 		case first:
+			a.own(h, d.ack) // so that the request is kept alive while its first event is being written
 			if err := a.step(ctx, h, d.received); err != nil {
+				h.hand.ack = ack{}
+				a.publish(h, summary{})
 				return err
 			}
-			a.own(h, d.ack)
 			a.countRequest(d.received, resultOf(d.received))
 		case owner:
 			if err := a.resume(ctx, h, d.ack); err != nil {
