@@ -425,3 +425,17 @@ func TestRulesNameMetricsThatExist(t *testing.T) {
 		}
 	}
 }
+
+func TestTheRunbookNamesEveryCodeThatAnOperationFailsWith(t *testing.T) {
+	t.Parallel()
+	runbook, err := os.ReadFile("prometheus/runbook.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, code := range events.Codes() {
+		only := len(code.States) == 1 && code.In(events.Failed)
+		if only && !strings.Contains(string(runbook), "`"+code.Name+"`") {
+			t.Errorf("the runbook says nothing of %s", code.Name)
+		}
+	}
+}
