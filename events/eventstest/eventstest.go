@@ -82,9 +82,6 @@ func (s *Server) Restart() {
 // URL is where clients connect, also while the server is stopped.
 func (s *Server) URL() string { return "nats://" + s.listen }
 
-// DataDir is the directory with the lock and the files of the server.
-func (s *Server) DataDir() string { return s.dataDir }
-
 // JetStream is that of the connection that the server came with.
 func (s *Server) JetStream() jetstream.JetStream { return s.js }
 
