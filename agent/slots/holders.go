@@ -132,7 +132,7 @@ func (s *Slots) unverified(op events.Operation, record guard.Record) []string {
 		over := settled(h.Holder)
 		// An operation that the journal did not have may be in it by now. If a slot was taken since the reading, the journal
 		// may have forgotten the operation, and its key was used again.
-		read := h.State != "" && h.announced <= h.sequence && !(over && since.After(h.readAt))
+		read := h.State != "" && h.announced <= h.sequence && (!over || !since.After(h.readAt))
 		if id == "" || id == op.OperationID || slices.Contains(ids, id) || read && (over || time.Since(h.readAt) < verifyEvery) {
 			return
 		}
