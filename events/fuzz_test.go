@@ -131,3 +131,19 @@ func FuzzDecodeEvent(f *testing.F) {
 		}
 	})
 }
+
+func FuzzEventOperation(f *testing.F) {
+	f.Add(EventSubject(Stop, OperationID("k"), 1, 2, Succeeded))
+	f.Add(EventSubject(Restart, OperationID("k"), 0, 0, Rejected))
+	f.Add("ob.server.stop.event.a.-1.2.failed")
+	f.Add("ob.server.stop.request")
+	f.Fuzz(func(t *testing.T, subject string) {
+		id, cluster, err := EventOperation(subject)
+		if err != nil {
+			return
+		}
+		if cluster < 0 || id == "" && !strings.Contains(subject, "..") {
+			t.Errorf("%q: operation %q, cluster %d", subject, id, cluster)
+		}
+	})
+}
