@@ -134,10 +134,8 @@ func (a *Agent) Run(ctx context.Context) error {
 func (a *Agent) shutdown(stop context.CancelFunc) {
 	time.AfterFunc(shutdownGrace, stop)
 	a.queue.close()
-	for id, acks := range a.roster.close() {
-		for _, r := range acks {
-			a.handBack(id, r)
-		}
+	for _, r := range a.roster.close() {
+		a.handBack(r.id, r.ack)
 	}
 }
 
@@ -158,11 +156,9 @@ func (a *Agent) keepAlive(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		for _, acks := range a.roster.acks() {
-			for _, r := range acks {
-				// An error means that NATS is away: the journal, not the message, says who holds the operation.
-				_ = r.InProgress()
-			}
+		for _, r := range a.roster.requests() {
+			// An error means that NATS is away: the journal, not the message, says who holds the operation.
+			_ = r.InProgress()
 		}
 	}
 }

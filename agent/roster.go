@@ -56,12 +56,12 @@ func (r *roster) deliver(id string, d delivery, now time.Time) (at time.Time, ok
 	return time.Time{}, true
 }
 
-// close takes no message any more, and returns the acks of all that it has.
-func (r *roster) close() map[string][]ack {
+// close takes no message any more, and lists every request that waits for its acknowledgement.
+func (r *roster) close() []openRequest {
 	r.mu.Lock()
 	r.closed = true
 	r.mu.Unlock()
-	return r.acks()
+	return r.requests()
 }
 
 // get returns an operation; nil if this agent has not heard of it.
@@ -155,20 +155,24 @@ func (r *roster) count(s summary, n int) {
 	}
 }
 
-// acks returns, by operation, the acks of all messages that this agent has not acknowledged yet.
-func (r *roster) acks() map[string][]ack {
+// openRequest is a request that waits for its acknowledgement.
+type openRequest struct {
+	id string // of its operation
+	ack
+}
+
+// requests lists every request that waits for its acknowledgement.
+func (r *roster) requests() []openRequest {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	all := make(map[string][]ack, len(r.all))
+	all := make([]openRequest, 0, len(r.all))
 	for id, h := range r.all {
-		var own []ack
 		if !h.summary.ack.isZero() {
-			own = append(own, h.summary.ack)
+			all = append(all, openRequest{id, h.summary.ack})
 		}
 		for _, d := range h.inbox {
-			own = append(own, d.ack)
+			all = append(all, openRequest{id, d.ack})
 		}
-		all[id] = own
 	}
 	return all
 }

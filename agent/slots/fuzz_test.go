@@ -35,5 +35,5 @@ func FuzzRecord(f *testing.F) {
 
 // readFailure lets the agent have read that an operation of cluster 1 has failed.
 func readFailure(s *Slots, id string) {
-	s.hold(1, id, lastEvent{Holder: guard.Holder{Steps: 1 << 30, State: events.Failed, Attempt: 1}, sequence: 1, readAt: time.Now()})
+	s.hold(1, lastEvent{id: id, Holder: guard.Holder{Steps: 1 << 30, State: events.Failed, Attempt: 1}, sequence: 1, readAt: time.Now()})
 }

@@ -2,7 +2,6 @@ package slots
 
 import (
 	"context"
-	"maps"
 	"slices"
 	"time"
 
@@ -25,10 +24,24 @@ const (
 
 // lastEvent is the last event of an operation, as far as this agent knows.
 type lastEvent struct {
+	id string // of the operation
 	guard.Holder
 	sequence  uint64    // in the journal
 	announced uint64    // sequence of a later event that the watch has shown, and that nobody has read yet
 	readAt    time.Time // zero: never
+}
+
+// lastEvents are those of the operations that one record names: few, so that a list is smaller than a map, and as quick.
+type lastEvents []lastEvent
+
+// of returns the last event of an operation; a zero one if none is known.
+func (l lastEvents) of(id string) lastEvent {
+	for i := range l {
+		if l[i].id == id {
+			return l[i]
+		}
+	}
+	return lastEvent{id: id}
 }
 
 // view is a folded record, and the versions of the record and the events in it.
@@ -52,7 +65,7 @@ func (s *Slots) view(cluster int64) (view, error) {
 		return view{}, err
 	}
 	holders := s.holders[cluster]
-	folded := record.Fold(func(id string) (guard.Holder, bool) { return holders[id].last() }, control)
+	folded := record.Fold(func(id string) (guard.Holder, bool) { return holders.of(id).last() }, control)
 	if revision > 0 || s.generations[cluster] != nil { // a request may name any cluster, also one that does not exist
 		folded.Generation = s.generationOf(cluster).count(folded.Generation)
 	}
@@ -128,7 +141,7 @@ func (s *Slots) unverified(op events.Operation, record guard.Record) []string {
 	holders := s.holders[op.ClusterID]
 	var ids []string
 	add := func(id string, since time.Time, settled func(guard.Holder) bool) {
-		h := holders[id]
+		h := holders.of(id)
 		over := settled(h.Holder)
 		// An operation that the journal did not have may be in it by now. If a slot was taken since the reading, the journal
 		// may have forgotten the operation, and its key was used again.
@@ -144,7 +157,7 @@ func (s *Slots) unverified(op events.Operation, record guard.Record) []string {
 	for i, waiting := 0, 0; i < len(record.Queue) && waiting < verifyTickets; i++ {
 		id := record.Queue[i].OperationID
 		add(id, time.Time{}, func(h guard.Holder) bool { return h.State.Final() })
-		if last, known := holders[id].last(); !known || !record.Frees(id, last) {
+		if last, known := holders.of(id).last(); !known || !record.Frees(id, last) {
 			waiting++
 		}
 	}
@@ -157,13 +170,13 @@ func (s *Slots) unverified(op events.Operation, record guard.Record) []string {
 func (s *Slots) store(cluster int64, id string, entry journal.Entry) (frees bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	h := s.holders[cluster][id]
+	h := s.holders[cluster].of(id)
 	if entry.Sequence > 0 && entry.Sequence < h.sequence { // 0: the journal has forgotten the operation
 		return false
 	}
 	before, known := h.last()
 	h.Holder, h.sequence, h.readAt = guard.HolderOf(entry.Operation), max(h.sequence, entry.Sequence), time.Now()
-	s.hold(cluster, id, h)
+	s.hold(cluster, h)
 	record, _, err := knownLocked[guard.Record](s, clusterKey(cluster))
 	frees = err == nil && record.Frees(id, h.Holder)
 	if frees != (known && record.Frees(id, before)) || frees && h.Holder != before {
@@ -173,11 +186,14 @@ func (s *Slots) store(cluster int64, id string, entry journal.Entry) (frees bool
 	return false
 }
 
-func (s *Slots) hold(cluster int64, id string, h lastEvent) {
-	if s.holders[cluster] == nil {
-		s.holders[cluster] = map[string]lastEvent{}
+// hold replaces what is known of an operation, for a function that has locked s.mu.
+func (s *Slots) hold(cluster int64, h lastEvent) {
+	known := s.holders[cluster]
+	if i := slices.IndexFunc(known, func(other lastEvent) bool { return other.id == h.id }); i >= 0 {
+		known[i] = h
+		return
 	}
-	s.holders[cluster][id] = h
+	s.holders[cluster] = append(known, h)
 }
 
 // Saw notes an event that this agent has appended. It reports whether the event frees a slot or a place in the queue,
@@ -207,13 +223,13 @@ func (s *Slots) noteEvent(a announcement) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	record, _, err := knownLocked[guard.Record](s, clusterKey(a.cluster))
-	h := s.holders[a.cluster][a.id]
+	h := s.holders[a.cluster].of(a.id)
 	known := a.sequence <= max(h.sequence, h.announced) // as events of this agent are
 	if err != nil || known || !record.Frees(a.id, a.holder) {
 		return false
 	}
 	h.announced = a.sequence
-	s.hold(a.cluster, a.id, h)
+	s.hold(a.cluster, h)
 	s.changes[a.cluster]++
 	return true
 }
@@ -222,8 +238,8 @@ func (s *Slots) noteEvent(a announcement) bool {
 func (s *Slots) prune(cluster int64, record guard.Record) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	maps.DeleteFunc(s.holders[cluster], func(id string, _ lastEvent) bool { return !record.Names(id) })
-	if len(s.holders[cluster]) == 0 {
+	kept := slices.DeleteFunc(s.holders[cluster], func(h lastEvent) bool { return !record.Names(h.id) })
+	if s.holders[cluster] = kept; len(kept) == 0 {
 		delete(s.holders, cluster)
 	}
 }

@@ -40,9 +40,9 @@ func TestAnAgentThatHasHeardNothingAsksTheJournal(t *testing.T) {
 func (a *agent) age(cluster int64, id string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	h := a.holders[cluster][id]
+	h := a.holders[cluster].of(id)
 	h.readAt = h.readAt.Add(-verifyEvery)
-	a.holders[cluster][id] = h
+	a.hold(cluster, h)
 }
 
 // TestAnOperationThatTheJournalHasForgottenHoldsNothing: its events were purged by hand, or it has ended long ago.
@@ -94,7 +94,7 @@ func TestAnEndThatWasAnnouncedIsReadWhateverIsReadBefore(t *testing.T) {
 		t.Error("somebody was told of the end once more")
 	}
 	a.store(1, holder.OperationID, older)
-	if got := a.holders[1][holder.OperationID].State; got != events.Cancelled {
+	if got := a.holders[1].of(holder.OperationID).State; got != events.Cancelled {
 		t.Errorf("got state %s after an older answer, want cancelled", got)
 	}
 }

@@ -171,6 +171,6 @@ func (a *agent) await(what string, condition func() bool) {
 func (a *agent) heardOf(cluster int64, id string) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	h := a.holders[cluster][id]
+	h := a.holders[cluster].of(id)
 	return h.announced > 0 || h.State.Final() || h.State == events.Waiting
 }

@@ -38,9 +38,9 @@ type Slots struct {
 
 	mu      sync.Mutex
 	known   map[string]versioned
-	writing map[string]versioned           // this agent's latest writes: the watch may show one before its answer comes
-	holders map[int64]map[string]lastEvent // by cluster and operation, for operations that the record names
-	changes map[int64]uint64               // by cluster: changes of what a decision sees, other than new revisions
+	writing map[string]versioned // this agent's latest writes: the watch may show one before its answer comes
+	holders map[int64]lastEvents // by cluster and operation, for operations that the record names
+	changes map[int64]uint64     // by cluster: changes of what a decision sees, other than new revisions
 
 	generations map[int64]*generation
 }
@@ -58,7 +58,7 @@ func New(
 ) *Slots {
 	return &Slots{
 		bucket: bucket, group: group, events: stream, pauses: pauses, log: log,
-		known: map[string]versioned{}, writing: map[string]versioned{}, holders: map[int64]map[string]lastEvent{},
+		known: map[string]versioned{}, writing: map[string]versioned{}, holders: map[int64]lastEvents{},
 		changes: map[int64]uint64{}, generations: map[int64]*generation{},
 	}
 }
