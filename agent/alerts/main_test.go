@@ -14,7 +14,6 @@ import (
 	"text/template"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/alertmanager/pkg/labels"
 	"github.com/prometheus/client_golang/prometheus"
@@ -29,18 +28,14 @@ import (
 	"github.com/obwarden/obwarden/agent/operation"
 	"github.com/obwarden/obwarden/agent/policy"
 	"github.com/obwarden/obwarden/events"
+	"github.com/obwarden/obwarden/events/eventstest"
 	"github.com/obwarden/obwarden/metrics"
 )
 
 const patience = 30 * time.Second // for an event that must come; a test that passes never waits so long
 
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m,
-		// The NATS server's own, which live as long as the process.
-		goleak.IgnoreTopFunction("github.com/nats-io/nats-server/v2/server.(*Server).startGoRoutine.func1"),
-		goleak.IgnoreTopFunction("github.com/nats-io/nats-server/v2/server.init.0.func1"),
-		goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server.fs_rebuild"),
-	)
+	goleak.VerifyTestMain(m, eventstest.IgnoreServer()...)
 }
 
 // rig is a webhook with a real NATS server and a simulated OCP over HTTP behind it.
@@ -60,23 +55,7 @@ func newRig(t *testing.T, config ocpsim.Config, rules ...policy.AlertRule) *rig 
 	t.Helper()
 	config.Users = ocpsim.DefaultUsers("admin", "secret")
 	r := &rig{t: t, sim: ocpsim.Start(t, config), policy: policy.Policy{Alerts: rules}}
-	server, err := events.StartServer("127.0.0.1:0", t.TempDir(), slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := server.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	nc, err := nats.Connect(server.URL())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(nc.Close)
-	if r.js, err = jetstream.New(nc); err != nil {
-		t.Fatal(err)
-	}
+	r.js = eventstest.Start(t).JetStream()
 	r.openStreams()
 	bucket, err := alerts.OpenBucket(t.Context(), r.js, options)
 	if err != nil {

@@ -12,15 +12,11 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/obwarden/obwarden/agent/ocp"
+	"github.com/obwarden/obwarden/events/eventstest"
 )
 
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m,
-		// The NATS server's own, which live as long as the process.
-		goleak.IgnoreTopFunction("github.com/nats-io/nats-server/v2/server.(*Server).startGoRoutine.func1"),
-		goleak.IgnoreTopFunction("github.com/nats-io/nats-server/v2/server.init.0.func1"),
-		goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server.fs_rebuild"),
-	)
+	goleak.VerifyTestMain(m, eventstest.IgnoreServer()...)
 }
 
 // asker asks a cached number for a value of at most maxAge, and counts the readings.

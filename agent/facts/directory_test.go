@@ -10,12 +10,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/obwarden/obwarden/agent/ocp"
 	"github.com/obwarden/obwarden/agent/ocp/ocpsim"
 	"github.com/obwarden/obwarden/events"
+	"github.com/obwarden/obwarden/events/eventstest"
 )
 
 // site is a simulated OCP that counts the requests for lists of clusters and of servers.
@@ -124,30 +124,7 @@ func TestAServerThatOCPDoesNotShowDiffersFromAnOCPThatDoesNotAnswer(t *testing.T
 
 func controlBucket(t *testing.T) jetstream.KeyValue {
 	t.Helper()
-	server, err := events.StartServer("127.0.0.1:0", t.TempDir(), slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := server.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	nc, err := nats.Connect(server.URL())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(nc.Close)
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
-	options := events.StreamOptions{Replicas: 1, Retention: time.Hour, AckWait: 5 * time.Second}
-	streams, err := events.OpenStreams(t.Context(), js, options)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return streams.Control
+	return eventstest.Start(t).Streams(eventstest.Options()).Control
 }
 
 func TestTheInventoryIsWrittenWhenItChanges(t *testing.T) {
